@@ -1,0 +1,81 @@
+"""The event: its columns, their Arrow types, and the identity of a row.
+
+A real event and a synthetic event share the first eight columns, so that a trainer can read both
+through one schema. Times are UTC with microseconds. `user_id` and `item_id` are `string` or
+`int64`, as `scalr.yaml` says; everything else is fixed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+IdType = Literal["string", "int64"]
+ID_TYPES: tuple[str, ...] = get_args(IdType)
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+EVENT_TIMESTAMP = "event_timestamp"
+AVAILABLE_AT = "available_at"
+
+EVENT_COLUMNS = (
+    "event_id",
+    "user_id",
+    "item_id",
+    "domain",
+    "event_type",
+    "event_timestamp",
+    "available_at",
+    "value",
+)
+
+LINEAGE_COLUMNS = (
+    "batch_id",
+    "translator_version",
+    "train_cutoff",
+    "likelihood",
+    "sample_weight",
+    "source_event_id",
+    "generated_at",
+)
+
+
+def arrow_id_type(id_type: IdType) -> pa.DataType:
+    """The Arrow type of an id column declared as `string` or `int64`."""
+    return pa.int64() if id_type == "int64" else pa.string()
+
+
+def event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
+    """The schema of a real event, in the order of `EVENT_COLUMNS`."""
+    return pa.schema(
+        [
+            pa.field("event_id", pa.string(), nullable=False),
+            pa.field("user_id", arrow_id_type(user_id), nullable=False),
+            pa.field("item_id", arrow_id_type(item_id), nullable=False),
+            pa.field("domain", pa.string(), nullable=False),
+            pa.field("event_type", pa.string()),
+            pa.field(EVENT_TIMESTAMP, TIMESTAMP, nullable=False),
+            pa.field(AVAILABLE_AT, TIMESTAMP, nullable=False),
+            pa.field("value", pa.float64()),
+        ]
+    )
+
+
+def synthetic_event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
+    """The schema of a synthetic event: the event columns, then the lineage columns.
+
+    `likelihood` is a calibrated probability in (0, 1]; `sample_weight` is how much the row counts
+    in training, at least 0; `source_event_id` is the observed event that triggered it;
+    `train_cutoff` is the as-of time of its translator; `generated_at` is the wall clock.
+    """
+    lineage = [
+        pa.field("batch_id", pa.string(), nullable=False),
+        pa.field("translator_version", pa.string(), nullable=False),
+        pa.field("train_cutoff", TIMESTAMP, nullable=False),
+        pa.field("likelihood", pa.float64(), nullable=False),
+        pa.field("sample_weight", pa.float64(), nullable=False),
+        pa.field("source_event_id", pa.string()),
+        pa.field("generated_at", TIMESTAMP, nullable=False),
+    ]
+    return pa.schema([*event_schema(user_id, item_id), *lineage])

@@ -1,4 +1,4 @@
-"""SCALR: point-in-time-correct synthetic events from a rich source domain, in a Feast offline store."""
+"""SCALR: point-in-time-correct synthetic events, from a rich source domain into a Feast store."""
 
 from __future__ import annotations
 

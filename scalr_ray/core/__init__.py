@@ -1,4 +1,4 @@
-"""What every room shares: errors, the event schema, time, configuration, fingerprints, keyed randomness.
+"""What every room shares: errors, event schema, time, configuration, fingerprints, keyed draws.
 
 Nothing here imports Feast, Ray or torch, so that `scalr --help` starts in a fraction of a second.
 """

@@ -1,8 +1,8 @@
 """Time: parsing, the as-of rule, and cuts.
 
-A row is visible **as of T** when `event_timestamp < T` and `available_at <= T`: it happened strictly
-before, and the system could have known it. Every query that selects events uses `as_of_sql`, so that
-the rule stands in one place.
+A row is visible **as of T** when `event_timestamp < T` and `available_at <= T`: it happened
+strictly before, and the system could have known it. Every query that selects events uses
+`as_of_sql`, so that the rule stands in one place.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`scalr.yaml`: one strict file, resolved once, fingerprinted, stored with every run.
 
 Precedence, lowest first: defaults, the file, `SCALR_*` environment variables
-(`SCALR_PRIOR__WINDOW_DAYS=30`), `--set prior.window_days=30`. Unknown keys are refused wherever they
-come from.
+(`SCALR_PRIOR__WINDOW_DAYS=30`), `--set prior.window_days=30`. Unknown keys are refused wherever
+they come from.
 """
 
 from __future__ import annotations

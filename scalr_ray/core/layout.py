@@ -66,5 +66,5 @@ class Layout:
         return self.data / "features" / view
 
     def glob(self, folder: Path) -> str:
-        """The pattern that every reader uses for a folder: visible Parquet parts, nothing staged."""
+        """The pattern every reader uses for a folder: its Parquet parts, nothing staged."""
         return str(folder / "part-*.parquet")

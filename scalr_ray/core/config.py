@@ -60,7 +60,7 @@ class Domains(_Section):
 
 
 class PriorSettings(_Section):
-    """Recent target-domain popularity: the prediction of an observer without cross-domain knowledge.
+    """Recent target-domain popularity: what an observer without cross-domain knowledge predicts.
 
     `window_days` is the look-back; `auto` chooses it on the validation window. `background` is the
     weight of one all-time event against one recent event, so that an item keeps a chance.

@@ -44,7 +44,7 @@ class UsageError(ScalrError):
 
 
 class ConfigError(UsageError):
-    """`scalr.yaml`, `feature_store.yaml`, an environment variable or a `--set` override is wrong."""
+    """`scalr.yaml`, `feature_store.yaml`, an environment variable or a `--set` is wrong."""
 
     code = "config"
 

@@ -18,7 +18,7 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def stream_seed(*parts: object) -> int:
-    """A 64-bit seed derived from the text of `parts`; equal parts give equal seeds on any machine."""
+    """A 64-bit seed from the text of `parts`; equal parts give equal seeds on any machine."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 

@@ -2,7 +2,7 @@
 
 ```
 <repo>/scalr.yaml feature_store.yaml *.py    definitions
-<repo>/<data_dir>/scalr.db                   Feast registry, ledger and Iceberg catalog, one SQLite file
+<repo>/<data_dir>/scalr.db                   registry, ledger and Iceberg catalog in one file
                   events/{source,target}_events/part-*.parquet
                   features/{user_source_features,item_popularity}/part-*.parquet
                   warehouse/                 the Iceberg table of synthetic events, staged batches

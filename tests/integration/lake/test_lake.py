@@ -1,0 +1,518 @@
+"""The lake on a real Iceberg table: a SQLite catalog and local files."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Barrier
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import CommitStateUnknownException
+
+from scalr_ray.core.config import IdTypes
+from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
+from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.core.layout import Layout
+from scalr_ray.lake import SyntheticEventLake
+from scalr_ray.lake.commits import commit
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+IDS = IdTypes(user_id="string", item_id="int64")
+SCHEMA = synthetic_event_schema("string", "int64")
+
+
+def event(batch_id: str, slot: int, **changes: object) -> dict[str, object]:
+    return {
+        "event_id": f"{batch_id}/{slot}",
+        "user_id": f"u{slot % 3}",
+        "item_id": slot,
+        "domain": "food",
+        "event_type": None,
+        "event_timestamp": NOON + timedelta(minutes=slot),
+        "available_at": NOON + timedelta(hours=1),
+        "value": 1.0,
+        "batch_id": batch_id,
+        "translator_version": "v1",
+        "train_cutoff": NOON,
+        "likelihood": 0.5,
+        "sample_weight": 0.1,
+        "source_event_id": None,
+        "generated_at": NOON + timedelta(hours=2),
+        **changes,
+    }
+
+
+def events(batch_id: str, count: int, *, first: int = 0, schema: pa.Schema = SCHEMA) -> pa.Table:
+    slots = range(first, first + count)
+    return pa.Table.from_pylist([event(batch_id, slot) for slot in slots], schema=schema)
+
+
+def layout_in(folder: Path) -> Layout:
+    return Layout(repo=folder, data=folder / "data")
+
+
+def event_ids(table: pa.Table) -> list[str]:
+    return sorted(table.column("event_id").to_pylist())
+
+
+def slots(batch_id: str, count: int) -> list[str]:
+    return sorted(f"{batch_id}/{slot}" for slot in range(count))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return layout_in(tmp_path)
+
+
+@pytest.fixture
+def lake(layout: Layout) -> Iterator[SyntheticEventLake]:
+    with SyntheticEventLake.open(layout, IDS) as opened:
+        yield opened
+
+
+def test_an_empty_lake_reads_as_an_empty_table(lake: SyntheticEventLake) -> None:
+    assert lake.current_snapshot_id() is None
+    assert lake.published_batches() == {}
+    assert lake.read().num_rows == 0
+    assert lake.read().schema.equals(SCHEMA)
+
+
+def test_staged_events_are_invisible_until_published(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 4))
+    assert lake.read().num_rows == 0
+    assert lake.published_batches() == {}
+
+    batch = lake.publish("b1")
+
+    assert (batch.rows, batch.already_published) == (4, False)
+    assert batch.snapshot_id == lake.current_snapshot_id()
+    assert abs(batch.committed_at - datetime.now(UTC)) < timedelta(minutes=1)
+    assert event_ids(lake.read()) == slots("b1", 4)
+
+
+def test_staged_files_of_a_crash_stay_invisible_and_can_be_published_later(layout: Layout) -> None:
+    with SyntheticEventLake.open(layout, IDS) as first:
+        first.write_staged("b1", events("b1", 4))
+    with SyntheticEventLake.open(layout, IDS) as second:
+        assert second.read().num_rows == 0
+        assert second.publish("b1").rows == 4
+
+
+def test_publishing_moves_and_rewrites_nothing(lake: SyntheticEventLake) -> None:
+    path = lake.write_staged("b1", events("b1", 4))
+    before = path.stat()
+    lake.publish("b1")
+    after = path.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_publishing_again_commits_nothing(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 4))
+    first = lake.publish("b1")
+    second = lake.publish("b1")
+    assert second.already_published
+    assert (second.rows, second.snapshot_id) == (first.rows, first.snapshot_id)
+    assert second.committed_at == first.committed_at
+    assert lake.current_snapshot_id() == first.snapshot_id
+    assert lake.read().num_rows == 4
+
+
+def test_each_batch_remembers_the_commit_that_published_it(lake: SyntheticEventLake) -> None:
+    published = {}
+    for batch_id, rows in (("b1", 3), ("b2", 5)):
+        lake.write_staged(batch_id, events(batch_id, rows))
+        published[batch_id] = lake.publish(batch_id)
+    assert lake.published_batches() == published
+    assert [batch.rows for batch in published.values()] == [3, 5]
+
+
+@pytest.mark.parametrize("racers", [2, 6])
+def test_publishers_of_one_batch_race_to_one_commit(layout: Layout, racers: int) -> None:
+    start = Barrier(racers)
+
+    def publish(lake: SyntheticEventLake) -> bool:
+        start.wait()
+        return lake.publish("b1").already_published
+
+    lakes = [SyntheticEventLake.open(layout, IDS) for _ in range(racers)]
+    lakes[0].write_staged("b1", events("b1", 4))
+    with ThreadPoolExecutor(racers) as pool:
+        already = list(pool.map(publish, lakes))
+    assert already.count(False) == 1
+    assert event_ids(lakes[0].read()) == slots("b1", 4)
+    for lake in lakes:
+        lake.close()
+
+
+def test_publishers_of_different_batches_all_win(lake: SyntheticEventLake) -> None:
+    names = [f"b{number}" for number in range(4)]
+    for name in names:
+        lake.write_staged(name, events(name, 2))
+    with ThreadPoolExecutor(len(names)) as pool:
+        results = list(pool.map(lake.publish, names))
+    assert not any(result.already_published for result in results)
+    assert sorted(lake.published_batches()) == names
+    assert lake.read().num_rows == 8
+
+
+PUBLISH = """
+import sys
+from pathlib import Path
+from scalr_ray.core.config import IdTypes
+from scalr_ray.core.layout import Layout
+from scalr_ray.lake import SyntheticEventLake
+folder = Path(sys.argv[1])
+ids = IdTypes(user_id="string", item_id="int64")
+with SyntheticEventLake.open(Layout(repo=folder, data=folder / "data"), ids) as lake:
+    print(lake.publish("b1").already_published)
+"""
+
+
+def test_processes_open_and_publish_at_once(tmp_path: Path) -> None:
+    staging = tmp_path / "data/warehouse/scalr/synthetic_events/data/b1"
+    staging.mkdir(parents=True)
+    pq.write_table(events("b1", 4), staging / "part-0.parquet")
+    command = [sys.executable, "-W", "error", "-c", PUBLISH, str(tmp_path)]
+    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    printed = sorted(racer.communicate(timeout=120)[0].strip() for racer in racers)
+    assert printed == ["False", "True", "True"]
+    with SyntheticEventLake.open(layout_in(tmp_path), IDS) as lake:
+        assert lake.read().num_rows == 4
+
+
+def test_a_writer_waits_for_the_shared_database(layout: Layout, lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 4))
+    other = sqlite3.connect(layout.data / "scalr.db", isolation_level=None)
+    other.execute("CREATE TABLE other (x)")
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("INSERT INTO other VALUES (1)")
+    with ThreadPoolExecutor(1) as pool:
+        publishing = pool.submit(lake.publish, "b1")
+        with pytest.raises(TimeoutError):
+            publishing.result(timeout=0.5)
+        other.execute("COMMIT")
+        assert publishing.result(timeout=60).rows == 4
+    other.close()
+
+
+def test_a_pinned_snapshot_outlives_retirement(lake: SyntheticEventLake) -> None:
+    for batch_id in ("b1", "b2"):
+        lake.write_staged(batch_id, events(batch_id, 3))
+        lake.publish(batch_id)
+    pinned = lake.current_snapshot_id()
+
+    lake.retire("b1")
+
+    assert list(lake.published_batches()) == ["b2"]
+    assert event_ids(lake.read()) == slots("b2", 3)
+    assert event_ids(lake.read(snapshot_id=pinned)) == slots("b1", 3) + slots("b2", 3)
+
+
+def test_retiring_is_one_commit(layout: Layout, lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 3))
+    lake.write_staged("b1", events("b1", 3, first=3))
+    lake.publish("b1")
+    lake.retire("b1")
+    catalog = stock_catalog(layout)
+    summaries = [
+        snapshot.summary.additional_properties
+        for snapshot in catalog.load_table("scalr.synthetic_events").metadata.snapshots
+    ]
+    catalog.close()
+    assert len(summaries) == 2
+    assert summaries[0]["scalr.batch_id"] == "b1"
+    assert summaries[1]["scalr.retired_batch_id"] == "b1"
+
+
+def test_what_is_not_published_cannot_be_retired(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 3))
+    with pytest.raises(DataError, match="not published"):
+        lake.retire("b1")
+
+
+def test_a_retired_batch_cannot_come_back(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 3))
+    lake.publish("b1")
+    lake.retire("b1")
+    with pytest.raises(UsageError, match="was retired"):
+        lake.publish("b1")
+    assert lake.read().num_rows == 0
+
+
+def test_discarding_removes_staged_files_only(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 2))
+    lake.write_staged("b1", events("b1", 2, first=2))
+    lake.write_staged("b2", events("b2", 2))
+    lake.publish("b2")
+    assert lake.discard("b1") == 2
+    assert lake.staged_files("b1") == []
+    assert lake.discard("b1") == 0
+    with pytest.raises(UsageError, match="has been published"):
+        lake.discard("b2")
+    lake.retire("b2")
+    with pytest.raises(UsageError, match="has been published"):
+        lake.discard("b2")
+    assert lake.read(snapshot_id=lake.current_snapshot_id()).num_rows == 0
+
+
+def test_a_retry_finds_its_file_and_leaves_it(lake: SyntheticEventLake) -> None:
+    first = lake.write_staged("b1", events("b1", 3))
+    written = first.stat().st_mtime_ns
+    later = [event("b1", slot, generated_at=NOON + timedelta(days=1)) for slot in (2, 0, 1)]
+    assert lake.write_staged("b1", pa.Table.from_pylist(later, schema=SCHEMA)) == first
+    assert first.stat().st_mtime_ns == written
+    assert lake.staged_files("b1") == [first]
+
+
+def test_a_published_batch_cannot_grow(lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 3))
+    lake.publish("b1")
+    with pytest.raises(UsageError, match="has been published"):
+        lake.write_staged("b1", events("b1", 1, first=3))
+
+
+def test_half_written_files_do_not_count(lake: SyntheticEventLake) -> None:
+    (lake.staging_dir("b1") / ".half.parquet").write_bytes(b"PAR1")
+    assert lake.staged_files("b1") == []
+    with pytest.raises(DataError, match="nothing is staged"):
+        lake.publish("b1")
+
+
+def test_files_of_other_writers_are_read_with_the_schema(lake: SyntheticEventLake) -> None:
+    large = pa.schema(
+        field.with_type(pa.large_string()) if field.type == pa.string() else field
+        for field in SCHEMA
+    )
+    folder = lake.staging_dir("b1")
+    pq.write_table(events("b1", 2).cast(large), folder / "0_000000_000000.parquet")
+    pq.write_table(events("b1", 2, first=2).select(SCHEMA.names[::-1]), folder / "1.parquet")
+    pq.write_table(events("b1", 0), folder / "2.parquet")
+
+    staged = lake.read_staged("b1")
+    assert staged.schema.equals(SCHEMA)
+    assert event_ids(staged) == slots("b1", 4)
+    assert lake.publish("b1").rows == 4
+    assert lake.read().schema.equals(SCHEMA)
+    assert event_ids(lake.read()) == slots("b1", 4)
+
+
+def nullable(schema: pa.Schema) -> pa.Schema:
+    return pa.schema(field.with_nullable(nullable=True) for field in schema)
+
+
+def with_type(name: str, kind: pa.DataType) -> pa.Schema:
+    position = SCHEMA.get_field_index(name)
+    return SCHEMA.set(position, SCHEMA.field(name).with_type(kind))
+
+
+UNFIT = {
+    "nullable": (events("b1", 2).cast(nullable(SCHEMA)), "'event_id' allows nulls"),
+    "missing column": (events("b1", 2).drop_columns(["domain"]), "'domain' is missing"),
+    "extra column": (
+        events("b1", 2).append_column("more", pa.array([1, 2])),
+        "'more' does not belong",
+    ),
+    "other id type": (
+        events("b1", 2).cast(with_type("item_id", pa.string())),
+        "'item_id' is string, not int64",
+    ),
+    "dictionary": (
+        events("b1", 2).cast(with_type("domain", pa.dictionary(pa.int32(), pa.string()))),
+        "'domain' is dictionary",
+    ),
+    "naive time": (
+        events("b1", 2).cast(with_type("generated_at", pa.timestamp("us"))),
+        "'generated_at' is timestamp",
+    ),
+    "another batch": (events("b2", 2), "rows of batch 'b2'"),
+    "an event twice": (
+        pa.concat_tables([events("b1", 2), events("b1", 1)]),
+        "1 of 3 staged events are there twice",
+    ),
+    "no events": (events("b1", 0), "holds no events"),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_unfit_files_are_refused_and_nothing_is_published(
+    lake: SyntheticEventLake, name: str
+) -> None:
+    table, message = UNFIT[name]
+    lake.write_staged("ok", events("ok", 1))
+    lake.publish("ok")
+    pq.write_table(table, lake.staging_dir("b1") / "part-0.parquet")
+    with pytest.raises(DataError, match=message):
+        lake.publish("b1")
+    assert list(lake.published_batches()) == ["ok"]
+
+
+@pytest.mark.parametrize("name", ["missing column", "other id type", "another batch", "nullable"])
+def test_local_writers_cannot_stage_unfit_rows(lake: SyntheticEventLake, name: str) -> None:
+    table, message = UNFIT[name]
+    with pytest.raises(DataError, match=message):
+        lake.write_staged("b1", table)
+    assert lake.staged_files("b1") == []
+
+
+@pytest.mark.parametrize("keep", [0, 10, -8])
+def test_corrupt_files_are_refused(lake: SyntheticEventLake, keep: int) -> None:
+    path = lake.write_staged("b1", events("b1", 2))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        lake.publish("b1")
+    assert lake.read().num_rows == 0
+
+
+@pytest.mark.parametrize("batch_id", ["", "../b1", "a/b", ".b", "b=1", "x" * 129])
+def test_batch_ids_name_a_folder(lake: SyntheticEventLake, batch_id: str) -> None:
+    for call in (lake.staging_dir, lake.staged_files, lake.publish, lake.discard):
+        with pytest.raises(UsageError, match="cannot name a folder"):
+            call(batch_id)
+
+
+def test_long_batch_ids_that_begin_alike_stay_apart(lake: SyntheticEventLake) -> None:
+    names = ["b" * 100 + end for end in ("1", "2")]
+    for name in names:
+        lake.write_staged(name, events(name, 2))
+        lake.publish(name)
+    lake.retire(names[0])
+    assert event_ids(lake.read()) == slots(names[1], 2)
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [IdTypes(user_id=user, item_id=item) for user in ("string", "int64") for item in ("string",)],
+)
+def test_id_types_round_trip(layout: Layout, ids: IdTypes) -> None:
+    schema = synthetic_event_schema(ids.user_id, ids.item_id)
+    user = 7 if ids.user_id == "int64" else "ü7"
+    rows = pa.Table.from_pylist([event("b1", 0, user_id=user, item_id="i")], schema=schema)
+    with SyntheticEventLake.open(layout, ids) as lake:
+        lake.write_staged("b1", rows)
+        lake.publish("b1")
+        assert lake.read().equals(rows)
+
+
+def test_a_table_with_other_id_types_is_refused(layout: Layout, lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 2))
+    lake.publish("b1")
+    with pytest.raises(DataError, match=r"'item_id' is int64, not string; set `ids`"):
+        SyntheticEventLake.open(layout, IdTypes())
+    assert lake.read().num_rows == 2
+
+
+def test_paths_with_odd_characters_work(tmp_path: Path) -> None:
+    with SyntheticEventLake.open(layout_in(tmp_path / "a b#cä"), IDS) as lake:
+        lake.write_staged("b1", events("b1", 2))
+        lake.publish("b1")
+        assert lake.read().num_rows == 2
+
+
+def test_a_file_that_is_no_database_is_named(layout: Layout) -> None:
+    layout.data.mkdir()
+    (layout.data / "scalr.db").write_bytes(b"something else " * 100)
+    with pytest.raises(DataError, match=r"cannot open .*scalr\.db: file is not a database"):
+        SyntheticEventLake.open(layout, IDS)
+
+
+def stock_catalog(layout: Layout):
+    return load_catalog(
+        "scalr", type="sql", uri=layout.database_url, warehouse=str(layout.warehouse)
+    )
+
+
+def test_a_stock_reader_sees_published_rows_only(layout: Layout, lake: SyntheticEventLake) -> None:
+    lake.write_staged("b1", events("b1", 3))
+    lake.publish("b1")
+    lake.write_staged("b2", events("b2", 3))
+    catalog = stock_catalog(layout)
+    seen = catalog.load_table("scalr.synthetic_events").scan().to_arrow()
+    catalog.close()
+    assert event_ids(seen) == slots("b1", 3)
+
+
+def test_reading_can_be_limited_to_batches(lake: SyntheticEventLake) -> None:
+    for batch_id in ("b1", "b2", "b3"):
+        lake.write_staged(batch_id, events(batch_id, 2))
+        lake.publish(batch_id)
+    assert event_ids(lake.read(batch_ids=["b1", "b3"])) == slots("b1", 2) + slots("b3", 2)
+    assert lake.read(batch_ids=[]).num_rows == 0
+    assert lake.read(batch_ids=["b9"]).num_rows == 0
+
+
+def test_an_unknown_snapshot_is_named(lake: SyntheticEventLake) -> None:
+    with pytest.raises(DataError, match="no snapshot 12"):
+        lake.read(snapshot_id=12)
+
+
+def test_as_of_needs_a_time_zone(lake: SyntheticEventLake) -> None:
+    with pytest.raises(UsageError, match="no time zone"):
+        lake.read(as_of=datetime(2026, 3, 1))  # noqa: DTZ001 - what is refused here
+
+
+instants = st.integers(-3, 3).map(lambda micros: NOON + timedelta(microseconds=micros))
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    times=st.lists(st.tuples(instants, instants), min_size=1, max_size=8),
+    cuts=st.lists(instants, min_size=1, max_size=4),
+)
+def test_as_of_keeps_what_was_known(
+    tmp_path_factory: pytest.TempPathFactory,
+    times: list[tuple[datetime, datetime]],
+    cuts: list[datetime],
+) -> None:
+    rows = [
+        event("b1", slot, event_timestamp=happened, available_at=known)
+        for slot, (happened, known) in enumerate(times)
+    ]
+    with SyntheticEventLake.open(layout_in(tmp_path_factory.mktemp("lake")), IDS) as lake:
+        lake.write_staged("b1", pa.Table.from_pylist(rows, schema=SCHEMA))
+        lake.publish("b1")
+        for cut in cuts:
+            known = [
+                row["event_id"]
+                for row in rows
+                if row["event_timestamp"] < cut and row["available_at"] <= cut
+            ]
+            assert event_ids(lake.read(as_of=cut)) == sorted(known)
+
+
+def test_a_lost_answer_is_not_tried_again() -> None:
+    calls = []
+
+    def attempt() -> None:
+        calls.append(1)
+        raise CommitStateUnknownException("gateway timeout")
+
+    with pytest.raises(StateUnknown, match="publish batch b1"):
+        commit("publish batch b1", attempt)
+    assert len(calls) == 1
+
+
+def test_a_database_that_stays_locked_says_try_again(
+    layout: Layout, lake: SyntheticEventLake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scalr_ray.lake.catalog.LOCK_WAIT_S", 0.01)
+    lake.write_staged("b1", events("b1", 2))
+    other = sqlite3.connect(layout.data / "scalr.db", isolation_level=None)
+    with SyntheticEventLake.open(layout, IDS) as impatient:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RetryLater, match="publish batch b1"):
+            impatient.publish("b1")
+        other.execute("COMMIT")
+    other.close()
+    assert lake.publish("b1").rows == 2

@@ -70,7 +70,7 @@ def _daily_popularity(config: WorldConfig, domain: str, items: int) -> NDArray[n
     level = -config.popularity_exponent * np.log(rank)
     launched = rng.random(items) < config.launch_frac
     launch_day = np.where(launched, rng.integers(config.days, size=items), 0)
-    popularity = np.exp(level + _drift(rng, config, items))
+    popularity = np.asarray(np.exp(level + _drift(rng, config, items)))
     popularity[np.arange(config.days)[:, None] < launch_day] = 0.0
     return popularity
 

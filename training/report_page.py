@@ -38,15 +38,15 @@ _METRICS = ("ndcg", "recall", "coverage")
 _ARMS = ("real_only", "synthetic", "placebo")
 _RANKERS = ("prior", "translator")
 _COMPARISONS = {
-    "lift": "synthetic over real only",
-    "lift_over_placebo": "synthetic over placebo",
+    "lift": "lift over real only",
+    "lift_over_placebo": "lift over placebo",
     "lift_over_prior": "translator over prior",
 }
 
 
 def render(result: Tree) -> str:
     """The whole page for a result as `training.report.write_report` describes it."""
-    verdict = str(result.get("verdict", "cannot_tell"))
+    verdict = str(result.get("verdict") or "cannot_tell")
     title = _HEADLINES.get(verdict, verdict)
     sections = (
         _verdict(result, verdict, title),
@@ -85,9 +85,11 @@ def _published(result: Tree) -> str:
     if result.get("published"):
         return "<strong>Published.</strong> The synthetic events are in the offline store."
     failed = [
-        str(check.get("check")) for check in result.get("gate") or () if not check.get("passed")
+        f"{check.get('check')} ({check.get('detail') or 'failed'})"
+        for check in result.get("gate") or ()
+        if not check.get("passed")
     ]
-    reason = f" The gate refused: {text(', '.join(failed))}." if failed else ""
+    reason = f" The gate refused: {text('; '.join(failed))}." if failed else ""
     return f"<strong>Not published.</strong>{reason}"
 
 
@@ -96,7 +98,7 @@ def _lift_figure(result: Tree) -> str:
     drawn = {}
     for key, name in _COMPARISONS.items():
         rows = {
-            label(segment): bounds
+            _users(segment): bounds
             for segment, metrics in _ordered(result.get(key) or {}, _SEGMENTS)
             if (bounds := _bounds(metrics.get(metric))) is not None
         }
@@ -145,7 +147,7 @@ def _results_table(caption: str, values: Tree, lifts: Tree) -> str:
             for comparison, of in lifts.items()
             if segment in of
         ]
-        groups.append((label(segment), rows))
+        groups.append((_users(segment), rows))
     return table(caption, ["", *map(metric_label, names)], groups) if groups else ""
 
 
@@ -188,8 +190,8 @@ def _calibration_figure(result: Tree) -> str:
     predicted, observed = ([float(row[key]) for row in bins] for key in ("predicted", "observed"))
     rows: list[Row] = [
         (
-            number(row["predicted"]),
-            [Cell(number(row["observed"])), Cell(plain(row.get("count")))],
+            plain(row["predicted"]),
+            [Cell(plain(row["observed"])), Cell(plain(row.get("count")))],
         )
         for row in bins
     ]
@@ -250,6 +252,10 @@ def _ordered(tree: Tree, first: Sequence[str]) -> Iterator[tuple[str, Any]]:
     names = [name for name in first if name in tree]
     names += sorted(name for name in tree if name not in first)
     return ((name, tree[name]) for name in names)
+
+
+def _users(segment: str) -> str:
+    return f"{label(segment)} users"
 
 
 def _metrics(segments: Tree) -> list[str]:

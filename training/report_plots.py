@@ -48,6 +48,8 @@ _RC = {
 }
 # A rank-frequency curve of a long tail holds more points than anyone can see.
 _CURVE_POINTS = 200
+# A longer name would leave no room for the axes.
+_NAME_LENGTH = 28
 
 
 @dataclass
@@ -78,10 +80,12 @@ def lift_plot(comparisons: Mapping[str, Mapping[str, Bounds]], alt: str) -> str:
                 color=_SERIES[number % len(_SERIES)],
                 markersize=6,
                 elinewidth=2,
-                label=comparison,
+                label=_short(comparison),
             )
         sheet.axes.axvline(0, color=_INK, linewidth=1)
-        sheet.axes.set_yticks(range(len(segments)), segments)
+        for boundary in range(1, len(segments)):
+            sheet.axes.axhline(boundary - 0.5, color=_FAINT, linewidth=0.6)
+        sheet.axes.set_yticks(range(len(segments)), [_short(name) for name in segments])
         sheet.axes.set_ylim(len(segments) - 0.5, -0.5)
         sheet.axes.set_xlabel("lift, %")
         sheet.axes.grid(visible=True, axis="x")
@@ -97,7 +101,7 @@ def coverage_plot(coverage: Mapping[str, float], alt: str) -> str:
     with _sheet("coverage", alt, height=0.7 + 0.38 * len(names)) as sheet:
         bars = sheet.axes.barh(range(len(names)), percent, color=_SERIES[0], height=0.62)
         sheet.axes.bar_label(bars, fmt="%.1f %%", padding=4, color=_INK)
-        sheet.axes.set_yticks(range(len(names)), names)
+        sheet.axes.set_yticks(range(len(names)), [_short(name) for name in names])
         sheet.axes.invert_yaxis()
         sheet.axes.set_xlim(0, 1.15 * max([*percent, 1.0]))
         sheet.axes.set_xlabel("share of the rankable catalogue that was recommended, %")
@@ -125,7 +129,7 @@ def popularity_plot(events: Mapping[str, Sequence[float]], alt: str) -> str:
                 color=_SERIES[number % len(_SERIES)],
                 linestyle=("-", "--", ":")[number % 3],
                 linewidth=2,
-                label=kind,
+                label=_short(kind),
             )
         sheet.axes.set_xlabel("rank of the item")
         sheet.axes.set_ylabel("events of the item")
@@ -183,6 +187,10 @@ def _inline(svg: str, name: str, alt: str) -> str:
     for placeholder, css in _CSS.items():
         body = body.replace(placeholder, css)
     return f'<svg {box} role="img" aria-label="{html.escape(alt)}">{body.strip()}'
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
 
 
 def _legend_above(axes: Axes) -> None:

@@ -47,12 +47,17 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 400; }
 thead th { font-weight: 600; white-space: nowrap; }
 th:first-child, .words { text-align: start; }
+tbody th { white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
+#gate th:last-child { text-align: start; }
 .number, .up, .down { white-space: nowrap; }
 .group { padding-top: .9rem; font-weight: 600; }
 .up { color: var(--good); font-weight: 600; }
 .down { color: var(--bad); font-weight: 600; }
-pre { overflow-x: auto; padding: .75rem 1rem; background: var(--panel); border-radius: .4rem; }
+pre {
+  padding: .75rem 1rem; background: var(--panel); border-radius: .4rem;
+  white-space: pre-wrap; overflow-wrap: anywhere;
+}
 code { font: .875em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 @media print {
   :root { --paper: #ffffff; --panel: #ffffff; --ink: #000000; --soft: #333333; --line: #999999; }
@@ -60,6 +65,5 @@ code { font: .875em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace
   main { max-width: none; padding: 0; }
   figure, tbody, .verdict { break-inside: avoid; }
   h2 { break-after: avoid; }
-  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 }
 """

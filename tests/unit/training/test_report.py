@@ -1,0 +1,300 @@
+"""The report: strict JSON, and a page that is whole, self-contained and safe."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalr_ray.core.errors import UsageError
+from training.report import write_report
+from training.report_page import render
+
+SEGMENTS = ("hidden", "all", "warm")
+SECTIONS = ["lift", "arms", "rankers", "coverage", "popularity", "calibration", "gate", "run"]
+HOSTILE = (
+    '</style></svg><script src="http://evil.example/x.js">alert(1)</script>&"\'$\\frac{x^$<img>'
+)
+
+
+def metrics(ndcg):
+    return {"coverage_at_20": 0.25, "ndcg_at_20": ndcg, "recall_at_20": ndcg * 2}
+
+
+def lifts(estimate):
+    interval = {"estimate": estimate, "low": estimate - 0.125, "high": estimate + 0.125}
+    return {name: dict.fromkeys(metrics(0), interval) for name in SEGMENTS}
+
+
+@pytest.fixture
+def result():
+    return {
+        "verdict": "helps",
+        "sentence": "The synthetic events help all users.",
+        "published": True,
+        "cautions": ["warm users lose"],
+        "rankers": {
+            "translator": dict.fromkeys(SEGMENTS, metrics(0.0139)),
+            "prior": dict.fromkeys(SEGMENTS, metrics(0.0078)),
+        },
+        "baselines": {"all_time_popularity": dict.fromkeys(SEGMENTS, metrics(0.0019))},
+        "arms": {
+            "placebo": dict.fromkeys(SEGMENTS, metrics(0.0102)),
+            "synthetic": dict.fromkeys(SEGMENTS, metrics(0.0151)),
+            "real_only": dict.fromkeys(SEGMENTS, metrics(0.0071)),
+        },
+        "lift": lifts(1.125),
+        "lift_over_placebo": lifts(0.5),
+        "lift_over_prior": lifts(0.75),
+        "counts": {"users": 7144, "synthetic": {"published": 71440}},
+        "timings_s": {"train": 11.25},
+        "versions": {"feast": "0.67.0"},
+        "calibration": [
+            {"predicted": 0.001, "observed": 0.00125, "count": 4321},
+            {"predicted": 0.1, "observed": 0.0, "count": 12},
+        ],
+        "popularity": {"real": [900, 30, 2, 1, 1], "synthetic": [300, 20, 1]},
+        "gate": [
+            {"check": "psi", "passed": True, "value": 0.2, "threshold": 1.0, "detail": "no drift"}
+        ],
+        "command": "scalr demo --seed 7",
+        "config_fingerprint": "ab" * 32,
+    }
+
+
+class Page(HTMLParser):
+    """Parses a page and refuses markup that is not well nested."""
+
+    VOID = frozenset({"meta", "br", "img", "link", "input", "hr"})
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(source)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attrs for tag, attrs in self.tags if tag == name]
+
+
+def written(out: Path, result) -> tuple[dict, Page]:
+    json_path, html_path = write_report(out, result)
+    assert (json_path, html_path) == (out / "report.json", out / "report.html")
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    data = json.loads(json_path.read_text(encoding="utf-8"), parse_constant=refuse)
+    return data, Page(html_path.read_text(encoding="utf-8"))
+
+
+def test_the_json_holds_the_result_sorted_and_indented(tmp_path, result):
+    data, _ = written(tmp_path / "new" / "folder", result)
+    assert data == result
+    text = (tmp_path / "new" / "folder" / "report.json").read_text()
+    assert text == json.dumps(data, indent=2, sort_keys=True) + "\n"
+
+
+def test_numbers_that_json_cannot_say_become_null_and_numpy_becomes_plain(tmp_path):
+    odd = {
+        "counts": {"nan": math.nan, "inf": np.float32(np.inf), "users": np.int64(7)},
+        "popularity": {"real": np.array([3, 2]), "synthetic": (1,)},
+        "published": np.bool_(0),
+        "versions": {"where": Path("there")},
+    }
+    data, _ = written(tmp_path, odd)
+    assert data["counts"] == {"nan": None, "inf": None, "users": 7}
+    assert data["popularity"] == {"real": [3, 2], "synthetic": [1]}
+    assert data["published"] is False
+    assert data["versions"] == {"where": "there"}
+
+
+def test_what_is_no_json_value_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="cannot hold a set"):
+        write_report(tmp_path, {"counts": {1, 2}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_section_is_there_with_its_values(tmp_path, result):
+    _, page = written(tmp_path, result)
+    assert [attrs["id"] for attrs in page.all("section")] == ["cautions", *SECTIONS]
+    for shown in (
+        "The synthetic events help",
+        "Published.",
+        "warm users lose",
+        "real only",
+        "0.0151",
+        "+112.5 % [+100.0, +125.0]",
+        "+50.0 % [+37.5, +62.5]",
+        "+75.0 % [+62.5, +87.5]",
+        "0.0139",
+        "all time popularity",
+        "0.0019",
+        "NDCG@20",
+        "4,321",
+        "no drift",
+        "7,144",
+        "synthetic.published",
+        "71,440",
+        "11.25",
+        "0.67.0",
+        "scalr demo --seed 7",
+        "ab" * 32,
+    ):
+        assert shown in page.text, shown
+    assert "Not measured" not in page.text
+    assert len(page.all("svg")) == 4
+
+
+def test_segments_and_arms_come_in_reading_order(tmp_path, result):
+    _, page = written(tmp_path, result)
+    table = page.text[page.text.index("Metrics of the downstream model") :]
+    order = [table.index(name) for name in ("all users", "hidden users", "warm users")]
+    assert order == sorted(order)
+    order = [
+        table.index(name) for name in ("real only 0.0071", "synthetic 0.0151", "placebo 0.0102")
+    ]
+    assert order == sorted(order)
+
+
+def test_the_page_refers_to_nothing_outside(tmp_path, result):
+    _, page = written(tmp_path, result)
+    source = (tmp_path / "report.html").read_text()
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "link", "img", "iframe", "object"})
+    assert re.search(r"https?:|//\w|@import|<!ENTITY", source) is None
+    targets = re.findall(r"url\(([^)]*)\)", source)
+    targets += [
+        value or ""
+        for _, attrs in page.tags
+        for name, value in attrs.items()
+        if name in {"src", "href", "xlink:href", "action", "data"}
+    ]
+    assert targets
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert {target.removeprefix("#") for target in targets} <= ids
+
+
+def test_the_page_can_be_read_by_those_who_cannot_see_it(tmp_path, result):
+    _, page = written(tmp_path, result)
+    assert page.all("html") == [{"lang": "en"}]
+    assert "SCALR report" in page.text
+    for svg in page.all("svg"):
+        assert svg["role"] == "img"
+        assert len(svg["aria-label"] or "") > 30
+    assert len(page.all("caption")) == len(page.all("table"))
+    assert all(attrs.get("scope") in {"col", "row", "rowgroup"} for attrs in page.all("th"))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+
+
+def test_hostile_text_never_becomes_markup(tmp_path, result):
+    expected = written(tmp_path / "tame", copy.deepcopy(result))[1]
+    result["verdict"] = result["sentence"] = result["command"] = HOSTILE
+    result["config_fingerprint"] = HOSTILE
+    result["cautions"] = [HOSTILE]
+    result["gate"] = [dict.fromkeys(("check", "value", "threshold", "detail"), HOSTILE)]
+    result["published"] = False
+    for key in ("counts", "timings_s", "versions"):
+        result[key] = {HOSTILE: HOSTILE}
+    for key in ("arms", "rankers", "baselines", "popularity"):
+        result[key] = {f"{HOSTILE}{name}": value for name, value in result[key].items()}
+    for key in ("lift", "lift_over_placebo", "lift_over_prior"):
+        result[key] = {f"{HOSTILE}{name}": value for name, value in result[key].items()}
+    data, page = written(tmp_path / "hostile", result)
+    assert data["sentence"] == HOSTILE
+    assert "alert(1)" in page.text
+    assert {tag for tag, _ in page.tags} <= {tag for tag, _ in expected.tags}
+    assert "onerror" not in {name for _, attrs in page.tags for name in attrs}
+
+
+@pytest.mark.parametrize("verdict", ["helps", "no_effect", "harms", "cannot_tell"])
+def test_every_verdict_has_its_own_headline(verdict):
+    page = Page(render({"verdict": verdict, "published": False}))
+    assert page.all("header") == [{"class": f"verdict {verdict}", "id": "verdict"}]
+    assert "Not published." in page.text
+
+
+def test_a_refusal_names_the_checks_that_failed(result):
+    result["published"] = False
+    result["gate"].append(
+        {"check": "lift", "passed": False, "value": -0.1, "threshold": 0, "detail": "it harms"}
+    )
+    assert "Not published. The gate refused: lift (it harms)." in Page(render(result)).text
+
+
+def test_missing_parts_are_named_and_do_not_break_the_page(result):
+    for key, part in result.items():
+        assert Page(render({key: part})).text.count("Not measured in this run.") >= 5
+    for nothing in ({}, dict.fromkeys(result)):
+        page = Page(render(nothing))
+        assert [attrs["id"] for attrs in page.all("section")] == SECTIONS
+        assert page.text.count("Not measured in this run.") == len(SECTIONS)
+        assert "None" not in page.text
+
+
+def test_undefined_values_and_lifts_are_shown_as_such(result):
+    result["arms"]["synthetic"]["hidden"] = dict.fromkeys(metrics(0))
+    undefined = {"estimate": None, "low": None, "high": None}
+    result["lift"] = {name: dict.fromkeys(metrics(0), undefined) for name in SEGMENTS}
+    result["popularity"] = {"real": [0, 0], "synthetic": []}
+    result["calibration"] = [{"predicted": 0.5, "observed": None, "count": 0}]
+    page = Page(render(result))
+    assert "undefined" in page.text
+    assert "None" not in page.text
+
+
+def test_the_same_result_gives_the_same_bytes(tmp_path, result):
+    first, second = (write_report(tmp_path / name, result)[1] for name in ("one", "two"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_an_existing_report_is_replaced_and_nothing_else_is_left(tmp_path, result):
+    write_report(tmp_path, {"verdict": "harms"})
+    data, _ = written(tmp_path, result)
+    assert data["verdict"] == "helps"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "report.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path, result):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(UsageError, match=r"cannot be written to .*taken .*choose another folder"):
+        write_report(tmp_path / "taken", result)
+
+
+def test_importing_the_package_and_the_report_does_not_import_what_draws():
+    code = (
+        "import sys, training, training.report, training.lift\n"
+        "heavy = {'matplotlib', 'feast', 'ray', 'torch', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

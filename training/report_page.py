@@ -94,7 +94,8 @@ def _published(result: Tree) -> str:
 
 
 def _lift_figure(result: Tree) -> str:
-    metric = next(iter(_metrics(result.get("lift") or {})), "")
+    found = [name for key in _COMPARISONS for name in _metrics(result.get(key) or {})]
+    metric = next(iter(found), "")
     drawn = {}
     for key, name in _COMPARISONS.items():
         rows = {

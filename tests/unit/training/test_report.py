@@ -261,6 +261,11 @@ def test_missing_parts_are_named_and_do_not_break_the_page(result):
         assert "None" not in page.text
 
 
+def test_a_run_without_arms_still_shows_the_lift_of_the_translator(result):
+    page = Page(render({"lift_over_prior": result["lift_over_prior"]}))
+    assert "translator over prior: all users +75.0 % [+62.5, +87.5]" in str(page.all("svg"))
+
+
 def test_undefined_values_and_lifts_are_shown_as_such(result):
     result["arms"]["synthetic"]["hidden"] = dict.fromkeys(metrics(0))
     undefined = {"estimate": None, "low": None, "high": None}

@@ -1,0 +1,41 @@
+"""`Ledger`: the only door to the tables of runs, translators, batches and verdicts."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from scalr_ray.ledger.batches import Batches
+from scalr_ray.ledger.database import open_database
+
+
+class Ledger(Batches):
+    """Runs, translators, batches and verdicts in one SQL database.
+
+    Safe to use from several threads and processes. Close it, or use it in a `with` statement.
+
+    Args:
+        database_url: SQLAlchemy URL; folder and tables are created when absent.
+
+    Raises:
+        ConfigError: the database cannot be opened, or a newer version of SCALR has written it.
+        RetryLater: it stayed locked; every method may raise this.
+    """
+
+    def __init__(self, database_url: str) -> None:
+        self._engine = open_database(database_url)
+
+    def close(self) -> None:
+        """Release the database connections."""
+        self._engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,114 @@
+"""The runs of the ledger: what was called, with which settings, and how it ended."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+from sqlalchemy import Engine, select, update
+
+from scalr_ray.core.errors import ScalrError, UsageError
+from scalr_ray.ledger.database import save, transaction
+from scalr_ray.ledger.records import RunRecord, RunStatus
+from scalr_ray.ledger.tables import RunRow
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInProgress:
+    """A run that `Ledger.running` finishes; put what it measures into `metrics`."""
+
+    run_id: str
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+
+class Runs:
+    """Start, end and list runs."""
+
+    _engine: Engine
+
+    def start_run(
+        self, verb: str, config: Mapping[str, Any], fingerprint: str, seed: int
+    ) -> RunRecord:
+        """Record that a verb begins; `config` must have a canonical JSON form."""
+        now = datetime.now(UTC)
+        row = RunRow(
+            run_id=f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}",
+            verb=verb,
+            config_fingerprint=fingerprint,
+            config_json=dict(config),
+            seed=seed,
+            started_at=now,
+            finished_at=None,
+            status=RunStatus.RUNNING,
+            error_code=None,
+            metrics_json={},
+            code_version=version("scalr"),
+        )
+        with transaction(self._engine) as session:
+            return save(session, row).record()
+
+    def finish_run(self, run_id: str, metrics: Mapping[str, Any]) -> RunRecord:
+        """Record that a run ended well, and what it measured.
+
+        Raises:
+            UsageError: there is no such run, or it has ended already.
+        """
+        return self._end_run(run_id, status=RunStatus.DONE, metrics_json=dict(metrics))
+
+    def fail_run(self, run_id: str, error_code: str) -> RunRecord:
+        """Record that a run ended with an error.
+
+        Raises:
+            UsageError: there is no such run, or it has ended already.
+        """
+        return self._end_run(run_id, status=RunStatus.FAILED, error_code=error_code)
+
+    @contextmanager
+    def running(
+        self, verb: str, config: Mapping[str, Any], fingerprint: str, seed: int
+    ) -> Iterator[RunInProgress]:
+        """Start a run, and finish or fail it at the end of the `with` block."""
+        run = RunInProgress(run_id=self.start_run(verb, config, fingerprint, seed).run_id)
+        try:
+            yield run
+        except BaseException as error:
+            code = error.code if isinstance(error, ScalrError) else type(error).__name__
+            self.fail_run(run.run_id, code)
+            raise
+        self.finish_run(run.run_id, run.metrics)
+
+    def run(self, run_id: str) -> RunRecord:
+        """The run with this id.
+
+        Raises:
+            UsageError: there is none.
+        """
+        with transaction(self._engine) as session:
+            row = session.get(RunRow, run_id)
+            if row is None:
+                raise UsageError(f"there is no run {run_id}; `scalr runs` lists them")
+            return row.record()
+
+    def runs(self, limit: int = 50) -> list[RunRecord]:
+        """The last `limit` runs, newest first."""
+        query = select(RunRow).order_by(RunRow.started_at.desc(), RunRow.run_id.desc())
+        with transaction(self._engine) as session:
+            return [row.record() for row in session.scalars(query.limit(limit))]
+
+    def _end_run(self, run_id: str, *, status: RunStatus, **values: object) -> RunRecord:
+        change = (
+            update(RunRow)
+            .where(RunRow.run_id == run_id, RunRow.status == RunStatus.RUNNING)
+            .values(status=status, finished_at=datetime.now(UTC), **values)
+            .returning(RunRow)
+        )
+        with transaction(self._engine) as session:
+            row = session.scalars(change).one_or_none()
+            if row is not None:
+                return row.record()
+        raise UsageError(f"run {run_id} has ended already: it is {self.run(run_id).status}")

@@ -1,0 +1,200 @@
+"""The tables of the ledger.
+
+Times are stored as whole microseconds since 1970: they compare and sort as they should in every
+database, and come back as aware UTC. JSON is stored canonically.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, ForeignKey, Integer, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+from scalr_ray.core.clock import from_micros, parse_time, to_micros
+from scalr_ray.core.fingerprint import canonical_json
+from scalr_ray.ledger.records import (
+    BatchRecord,
+    BatchState,
+    RunRecord,
+    RunStatus,
+    TranslatorRecord,
+    VerdictRecord,
+)
+
+SCHEMA_VERSION = 1
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware time, to the microsecond; naive ones are refused."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:  # noqa: ARG002, D102 - SQLAlchemy's interface
+        return None if value is None else to_micros(parse_time(value))
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002, D102 - SQLAlchemy's interface
+        return None if value is None else from_micros(value)
+
+
+class CanonicalJson(TypeDecorator[dict[str, Any]]):
+    """A JSON object as canonical text; NaN and objects without a JSON form are refused."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: dict[str, Any] | None, dialect: Dialect) -> str | None:  # noqa: ARG002, D102 - SQLAlchemy's interface
+        return None if value is None else canonical_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> dict[str, Any] | None:  # noqa: ARG002, D102 - SQLAlchemy's interface
+        return None if value is None else json.loads(value)
+
+
+class Base(DeclarativeBase):
+    """The tables below, and nothing else of the shared database."""
+
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's interface
+        datetime: UtcTime,
+        dict[str, Any]: CanonicalJson,
+        int: BigInteger,
+        str: Text,
+    }
+
+
+class SchemaRow(Base):
+    """One row that says which layout the tables have."""
+
+    __tablename__ = "scalr_schema"
+
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class RunRow(Base):
+    """See `RunRecord`."""
+
+    __tablename__ = "scalr_runs"
+
+    run_id: Mapped[str] = mapped_column(primary_key=True)
+    verb: Mapped[str]
+    config_fingerprint: Mapped[str]
+    config_json: Mapped[dict[str, Any]]
+    seed: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(index=True)
+    finished_at: Mapped[datetime | None]
+    status: Mapped[str]
+    error_code: Mapped[str | None]
+    metrics_json: Mapped[dict[str, Any]]
+    code_version: Mapped[str]
+
+    def record(self) -> RunRecord:
+        """This row, detached."""
+        return RunRecord(
+            run_id=self.run_id,
+            verb=self.verb,
+            config=self.config_json,
+            config_fingerprint=self.config_fingerprint,
+            seed=self.seed,
+            status=RunStatus(self.status),
+            started_at=self.started_at,
+            finished_at=self.finished_at,
+            error_code=self.error_code,
+            metrics=self.metrics_json,
+            code_version=self.code_version,
+        )
+
+
+class TranslatorRow(Base):
+    """See `TranslatorRecord`."""
+
+    __tablename__ = "scalr_translators"
+
+    version: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey(RunRow.run_id))
+    kind: Mapped[str]
+    train_cutoff: Mapped[datetime]
+    config_fingerprint: Mapped[str]
+    data_fingerprint: Mapped[str]
+    metrics_json: Mapped[dict[str, Any]]
+    path: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+
+    def record(self) -> TranslatorRecord:
+        """This row, detached."""
+        return TranslatorRecord(
+            version=self.version,
+            run_id=self.run_id,
+            kind=self.kind,
+            train_cutoff=self.train_cutoff,
+            config_fingerprint=self.config_fingerprint,
+            data_fingerprint=self.data_fingerprint,
+            metrics=self.metrics_json,
+            path=self.path,
+            created_at=self.created_at,
+        )
+
+
+class BatchRow(Base):
+    """See `BatchRecord`."""
+
+    __tablename__ = "scalr_batches"
+
+    batch_id: Mapped[str] = mapped_column(primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey(RunRow.run_id))
+    translator_version: Mapped[str] = mapped_column(ForeignKey(TranslatorRow.version))
+    state: Mapped[str] = mapped_column(index=True)
+    as_of: Mapped[datetime]
+    rows: Mapped[int]
+    reason: Mapped[str | None]
+    snapshot_id: Mapped[int | None]
+    created_at: Mapped[datetime] = mapped_column(index=True)
+    updated_at: Mapped[datetime]
+
+    def record(self) -> BatchRecord:
+        """This row, detached."""
+        return BatchRecord(
+            batch_id=self.batch_id,
+            run_id=self.run_id,
+            translator_version=self.translator_version,
+            state=BatchState(self.state),
+            as_of=self.as_of,
+            rows=self.rows,
+            reason=self.reason,
+            snapshot_id=self.snapshot_id,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
+
+
+class VerdictRow(Base):
+    """See `VerdictRecord`; `check` is a word of SQL, hence the column's name."""
+
+    __tablename__ = "scalr_verdicts"
+
+    # SQLite counts up only a column that is exactly INTEGER.
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer(), "sqlite"), primary_key=True
+    )
+    batch_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), index=True)
+    check_name: Mapped[str]
+    passed: Mapped[bool]
+    value: Mapped[float | None]
+    threshold: Mapped[float | None]
+    detail: Mapped[str]
+    created_at: Mapped[datetime]
+
+    def record(self) -> VerdictRecord:
+        """This row, detached."""
+        return VerdictRecord(
+            id=self.id,
+            batch_id=self.batch_id,
+            check=self.check_name,
+            passed=self.passed,
+            value=self.value,
+            threshold=self.threshold,
+            detail=self.detail,
+            created_at=self.created_at,
+        )

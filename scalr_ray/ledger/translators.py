@@ -1,0 +1,87 @@
+"""The translators of the ledger: what was trained, on what, up to when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from scalr_ray.core.clock import parse_time
+from scalr_ray.core.errors import UsageError
+from scalr_ray.ledger.database import save, transaction
+from scalr_ray.ledger.records import TranslatorRecord
+from scalr_ray.ledger.runs import Runs
+from scalr_ray.ledger.tables import TranslatorRow
+
+
+class Translators(Runs):
+    """Record and find translators; each belongs to a run."""
+
+    def add_translator(
+        self,
+        *,
+        version: str,
+        run_id: str,
+        kind: str,
+        train_cutoff: datetime,
+        config_fingerprint: str,
+        data_fingerprint: str,
+        metrics: Mapping[str, Any],
+        path: str,
+    ) -> TranslatorRecord:
+        """Record a trained translator; the same one again returns the record that is there.
+
+        Raises:
+            UsageError: the run is unknown, or the version belongs to another translator.
+        """
+        train_cutoff = parse_time(train_cutoff, "train_cutoff")
+        row = TranslatorRow(
+            version=version,
+            run_id=run_id,
+            kind=kind,
+            train_cutoff=train_cutoff,
+            config_fingerprint=config_fingerprint,
+            data_fingerprint=data_fingerprint,
+            metrics_json=dict(metrics),
+            path=path,
+            created_at=datetime.now(UTC),
+        )
+        try:
+            with transaction(self._engine) as session:
+                return save(session, row).record()
+        except IntegrityError as error:
+            self.run(run_id)
+            there = self.translator(version)
+            found = (there.kind, there.train_cutoff, there.config_fingerprint)
+            if (*found, there.data_fingerprint) != (
+                kind,
+                train_cutoff,
+                config_fingerprint,
+                data_fingerprint,
+            ):
+                raise UsageError(f"translator {version} is there with another content") from error
+            return there
+
+    def translator(self, version: str) -> TranslatorRecord:
+        """The translator of this version.
+
+        Raises:
+            UsageError: there is none.
+        """
+        with transaction(self._engine) as session:
+            row = session.get(TranslatorRow, version)
+            if row is None:
+                raise UsageError(f"there is no translator {version}; train one first")
+            return row.record()
+
+    def latest_translator(self) -> TranslatorRecord | None:
+        """The translator recorded last, or None before the first."""
+        query = select(TranslatorRow).order_by(
+            TranslatorRow.created_at.desc(), TranslatorRow.version.desc()
+        )
+        with transaction(self._engine) as session:
+            row = session.scalars(query.limit(1)).one_or_none()
+            return None if row is None else row.record()

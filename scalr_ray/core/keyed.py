@@ -34,8 +34,9 @@ def keyed_bits(seed: int, *keys: ArrayLike) -> NDArray[np.uint64]:
 
 def keyed_uniform(seed: int, *keys: ArrayLike) -> NDArray[np.float64]:
     """Uniform draws in the open interval (0, 1), one per element of the broadcast `keys`."""
-    mantissa = keyed_bits(seed, *keys) >> np.uint64(11)
-    return (mantissa.astype(np.float64) + 0.5) * 2.0**-53
+    # 52 bits, not 53: the half that keeps 0 out must itself fit into a double, or 1 comes in.
+    mantissa = keyed_bits(seed, *keys) >> np.uint64(12)
+    return (mantissa.astype(np.float64) + 0.5) * 2.0**-52
 
 
 def keyed_gumbel(seed: int, *keys: ArrayLike) -> NDArray[np.float64]:

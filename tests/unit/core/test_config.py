@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scalr_ray.core.config import CONFIG_NAME, ScalrConfig, load_config
+from scalr_ray.core.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[3] / "feature_repo"
+DEFAULTS = ScalrConfig().model_dump(mode="json")
+
+# Another valid value for every leaf of the configuration.
+CHANGES = {
+    "project": "other",
+    "seed": 1,
+    "data_dir": "elsewhere",
+    "ids.user_id": "int64",
+    "ids.item_id": "int64",
+    "domains.source": ["books", "films"],
+    "domains.target": "music",
+    "prior.window_days": 30,
+    "prior.background": 0.5,
+    "translator.kind": None,  # has one value so far
+    "translator.alphas": [0.0, 1.0],
+    "translator.shrinkages": [2.0],
+    "generation.per_user": 5,
+    "generation.sharpness": 1.0,
+    "generation.likelihood_floor": 0.1,
+    "generation.max_item_frac": 0.5,
+    "generation.users_per_task": 16,
+    "weights.scales": [1.0],
+    "weights.decay_events": 2.0,
+    "gate.max_refused_frac": 0.5,
+    "gate.max_psi": 0.25,
+    "gate.require_lift": False,
+    "evaluation.validation_quantile": 0.5,
+    "evaluation.test_quantile": 0.9,
+    "evaluation.hide_users": "odd",
+    "evaluation.k": 10,
+    "evaluation.seeds": 1,
+    "evaluation.bootstrap": 10,
+    "resources.cpus": 1,
+    "resources.memory_limit": "1GB",
+}
+WITHOUT_INFLUENCE = ("data_dir", "resources.")
+
+
+def config_file(folder: Path, text: str = "") -> Path:
+    file = folder / CONFIG_NAME
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def refusal(file: Path, *overrides: str, environ: dict[str, str] | None = None) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, overrides, environ or {})
+    assert "\n" not in caught.value.message
+    return caught.value.message
+
+
+def leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= leaves(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def changed(key: str) -> ScalrConfig:
+    tree: dict[str, Any] = {}
+    *sections, leaf = key.split(".")
+    branch = tree
+    for section in sections:
+        branch = branch.setdefault(section, {})
+    branch[leaf] = CHANGES[key]
+    return ScalrConfig.model_validate(tree)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path):
+    assert load_config(config_file(tmp_path), (), {}) == ScalrConfig()
+
+
+def test_the_folder_stands_for_the_file(tmp_path: Path):
+    config_file(tmp_path, "seed: 5")
+    assert load_config(tmp_path, (), {}).seed == 5
+
+
+def test_the_file_beats_the_defaults_the_environment_the_file_and_set_the_environment(
+    tmp_path: Path,
+):
+    file = config_file(tmp_path, "seed: 1\nprior: {window_days: 10, background: 0.5}")
+    environ = {"SCALR_PRIOR__WINDOW_DAYS": "20", "SCALR_SEED": "2", "PATH": "/bin"}
+    assert load_config(file, (), {}).prior.window_days == 10
+    assert load_config(file, (), environ).prior.window_days == 20
+    assert load_config(file, (), environ).prior.background == 0.5
+    both = load_config(file, ["prior.window_days=30", "prior.window_days=40"], environ)
+    assert (both.seed, both.prior.window_days) == (2, 40)
+
+
+def test_the_process_environment_is_read_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SCALR_SEED", "77")
+    assert load_config(config_file(tmp_path)).seed == 77
+
+
+def test_variables_for_the_tests_and_the_command_line_are_no_configuration(tmp_path: Path):
+    environ = {"SCALR_TEST_SLOW": "1", "SCALR_REPO": "/somewhere"}
+    assert load_config(config_file(tmp_path), (), environ) == ScalrConfig()
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("sede: 1", "sede"),
+        ("prior: {window: 3}", "prior.window"),
+        ("translator: {alpha: [0.0]}", "translator.alpha"),
+        ("evaluation: {protocol: {k: 3}}", "evaluation.protocol"),
+    ],
+)
+def test_an_unknown_key_in_the_file_is_named_in_one_line(tmp_path: Path, text: str, key: str):
+    message = refusal(config_file(tmp_path, text))
+    assert f"unknown key '{key}'" in message
+    assert str(tmp_path) in message
+
+
+@pytest.mark.parametrize("section", sorted({*ScalrConfig.model_fields}))
+def test_an_unknown_key_in_any_section_is_refused(tmp_path: Path, section: str):
+    if isinstance(DEFAULTS[section], dict):
+        message = refusal(config_file(tmp_path), f"{section}.no_such_key=1")
+        assert f"unknown key '{section}.no_such_key'" in message
+    else:
+        assert section in refusal(config_file(tmp_path), f"{section}.no_such_key=1")
+
+
+def test_an_unknown_key_in_the_environment_or_a_set_is_refused(tmp_path: Path):
+    file = config_file(tmp_path)
+    assert "prior.windo_days" in refusal(file, environ={"SCALR_PRIOR__WINDO_DAYS": "3"})
+    assert "priors" in refusal(file, "priors.window_days=3")
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("seed", "a.b=c"),
+        ("=3", "a.b=c"),
+        ("seed=-1", "seed"),
+        ("seed=[", "seed"),
+        ("seed.deep=1", "seed"),
+        ("prior.window_days=soon", "prior.window_days"),
+        ("prior.window_days=0", "prior.window_days"),
+        ("domains.target=source", "domains"),
+        ("domains.source=[]", "domains"),
+        ("domains.source=[a, a]", "domains"),
+        ("translator.alphas=[0.5]", "alphas"),
+        ("evaluation.validation_quantile=0.9", "evaluation"),
+        ("evaluation.hide_users=even", "evaluation.hide_users"),
+        ("ids.user_id=int32", "ids.user_id"),
+        ("resources.memory_limit=lots", "resources.memory_limit"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(tmp_path: Path, override: str, names: str):
+    assert names in refusal(config_file(tmp_path, "seed: 0"), override)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b", "just text", "a: [1", "a: b: c"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str):
+    assert str(tmp_path) in refusal(config_file(tmp_path, text))
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path):
+    assert "--repo" in refusal(tmp_path / CONFIG_NAME)
+    assert "--repo" in refusal(tmp_path)
+
+
+def test_every_key_has_a_change_to_try():
+    assert set(CHANGES) == set(leaves(DEFAULTS))
+
+
+@pytest.mark.parametrize("key", [key for key, value in CHANGES.items() if value is not None])
+def test_the_fingerprint_follows_what_can_change_a_result(key: str):
+    same = changed(key).fingerprint == ScalrConfig().fingerprint
+    assert same == key.startswith(WITHOUT_INFLUENCE)
+
+
+@given(st.lists(st.sampled_from(sorted(leaves(DEFAULTS))), unique=True, max_size=4))
+def test_writing_a_default_out_changes_nothing(keys: list[str]):
+    tree: dict[str, Any] = {}
+    for key in keys:
+        *sections, leaf = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[leaf] = leaves(DEFAULTS)[key]
+    assert ScalrConfig.model_validate(tree).fingerprint == ScalrConfig().fingerprint
+
+
+def test_the_shipped_file_says_the_defaults():
+    assert load_config(REPOSITORY, (), {}) == ScalrConfig()

@@ -1,0 +1,165 @@
+"""The bitemporal as-of join: one DuckDB statement, exact to the microsecond. No Feast in here.
+
+For every entity row (key, t) it takes, among the feature rows of that key that are visible at t,
+the latest by (event time, created time, feature values). A row is visible from
+
+    vis = event_time                                    plain
+    vis = greatest(event_time, created)                 with the availability cut-off
+    vis = event_time + 1us, or greatest(that, created)  strictly before
+
+on, and stays so. Walking a key in order of `vis`, only a row that is better than everything visible
+so far can ever be the answer; the others are dropped. What remains has one row per (key, vis), and
+within a key the later row is always the better one, so that a single ASOF LEFT JOIN on `vis <= t`
+finds the answer. The time to live is applied afterwards: when the best row has expired, every other
+visible row, being older, has too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from scalr_ray.core.duck import quote_name
+from scalr_ray.core.errors import UsageError
+
+ENTITY_ROWS = "entity_rows"
+_MICROSECOND = timedelta(microseconds=1)
+_BEFORE_ALL = -(2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsOfJoin:
+    """Which rows of a feature relation may be seen by an entity row, and what is taken from them.
+
+    Attributes:
+        relation: name of the feature relation in the DuckDB session.
+        keys: its key columns; none means that one row serves every entity row.
+        event_time: its column of valid time.
+        created: its column of transaction time, if it has one; it breaks ties in event time.
+        columns: the feature columns to return.
+        ttl: how long a row stays valid, bounds included; None or zero means for ever.
+        cut_off: whether `created <= t` is required as well.
+        strictly_before: whether `event_time < t` is required instead of `event_time <= t`.
+    """
+
+    relation: str
+    keys: tuple[str, ...]
+    event_time: str
+    columns: tuple[str, ...]
+    created: str | None = None
+    ttl: timedelta | None = None
+    cut_off: bool = False
+    strictly_before: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a cut-off on something that is not recorded."""
+        if self.cut_off and self.created is None:
+            raise UsageError(
+                f"{self.relation} has no created timestamp, so it cannot be cut off by availability"
+            )
+
+
+def as_of_join(
+    session: duckdb.DuckDBPyConnection,
+    join: AsOfJoin,
+    *,
+    keys: list[pa.ChunkedArray],
+    times: pa.ChunkedArray,
+) -> pa.Table:
+    """Return `join.columns`, one row per entity row and in their order, null where nothing matches.
+
+    Args:
+        session: holds `join.relation`.
+        join: what to join.
+        keys: entity key columns in the order of `join.keys`; a null in any of them matches nothing.
+        times: t per entity row, timestamp[us, UTC]; a null matches nothing.
+    """
+    # DuckDB's ASOF join matches a null on the left, hence a moment before every other instead
+    moments = times.cast(pa.int64()).fill_null(_BEFORE_ALL)
+    rows = {"row": pa.array(np.arange(len(times))), "t": moments}
+    rows |= {f"k{place}": column for place, column in enumerate(keys)}
+    session.register(ENTITY_ROWS, pa.table(rows))
+    # DuckDB takes registered Arrow data for tiny and would fall back to a nested loop: 18 s
+    # instead of 0.1 s for 80 thousand rows against 400 thousand.
+    session.execute("SET asof_loop_join_threshold = 0")
+    try:
+        return session.sql(as_of_join_sql(join)).to_arrow_table()
+    finally:
+        session.unregister(ENTITY_ROWS)
+
+
+def as_of_join_sql(join: AsOfJoin) -> str:
+    """The statement behind `as_of_join`; it reads `entity_rows(row, t, k0, k1, ...)`.
+
+    There, t is in microseconds since 1970. Columns are renamed by place (`k0`, `f0`), so that no
+    name in the data can clash.
+    """
+    key_names = [f"k{place}" for place in range(len(join.keys))]
+    same_key = " AND ".join(f"entity.{key} = best.{key}" for key in key_names)
+    matched = f"{same_key} AND " if key_names else ""
+    partition = f"PARTITION BY {', '.join(key_names)} " if key_names else ""
+    return f"""
+WITH visible AS (
+{_visible_sql(join)}
+), ranked AS (
+  SELECT *, row_number() OVER ({partition}ORDER BY {_better_sql(join)}) AS rank FROM visible
+), best AS (
+  SELECT * FROM ranked
+  QUALIFY rank = max(rank) OVER (
+    {partition}ORDER BY vis, rank DESC ROWS UNBOUNDED PRECEDING)
+)
+SELECT {_output_sql(join)}
+FROM {ENTITY_ROWS} AS entity ASOF LEFT JOIN best ON {matched}entity.t >= best.vis
+ORDER BY entity.row"""
+
+
+def _visible_sql(join: AsOfJoin) -> str:
+    """Feature rows of the wanted keys, times in microseconds, with the moment they appear."""
+    event_time = f"epoch_us({_feature(join.event_time)})"
+    created = f"epoch_us({_feature(join.created)})" if join.created else "NULL::BIGINT"
+    happened = f"{event_time} + 1" if join.strictly_before else event_time
+    present = [*join.keys, join.event_time]
+    if join.cut_off and join.created:
+        # greatest() ignores nulls: a row that was never recorded must be dropped, not let through
+        present.append(join.created)
+        happened = f"greatest({happened}, {created})"
+    selected = [
+        *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
+        *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
+        f"{event_time} AS ts",
+        f"{created} AS created",
+        f"{happened} AS vis",
+    ]
+    wanted = " AND ".join(
+        f"{_feature(key)} = wanted.k{place}" for place, key in enumerate(join.keys)
+    )
+    semi = f" SEMI JOIN {ENTITY_ROWS} AS wanted ON {wanted}" if wanted else ""
+    return (
+        f"  SELECT {', '.join(selected)}\n"
+        f"  FROM {quote_name(join.relation)} AS feature{semi}\n"
+        f"  WHERE {' AND '.join(f'{_feature(name)} IS NOT NULL' for name in present)}"
+    )
+
+
+def _feature(name: str) -> str:
+    return f"feature.{quote_name(name)}"
+
+
+def _better_sql(join: AsOfJoin) -> str:
+    """From the worst to the best row; ordered by column name, whatever order was asked for."""
+    places = sorted(range(len(join.columns)), key=lambda place: join.columns[place])
+    ties = ["created", *(f"f{place}" for place in places)]
+    return ", ".join(["ts", *(f"{tie} NULLS FIRST" for tie in ties)])
+
+
+def _output_sql(join: AsOfJoin) -> str:
+    ttl_us = (join.ttl or timedelta()) // _MICROSECOND
+    outputs = [(f"best.f{place}", quote_name(name)) for place, name in enumerate(join.columns)]
+    if ttl_us:
+        alive = f"best.ts + {ttl_us} >= entity.t"
+        return ", ".join(f"CASE WHEN {alive} THEN {value} END AS {name}" for value, name in outputs)
+    return ", ".join(f"{value} AS {name}" for value, name in outputs)

@@ -1,0 +1,319 @@
+"""The Feast face of the store: translates Feast's calls, refuses what cannot be answered.
+
+Configured in `feature_store.yaml`:
+
+```yaml
+offline_store:
+  type: scalr_ray.offline_store.AsOfOfflineStore
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from feast.data_source import DataSource
+from feast.feature_view import FeatureView
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+
+from scalr_ray.core.clock import parse_time
+from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.fingerprint import file_fingerprint
+from scalr_ray.offline_store.entity_rows import read_entities, time_column, time_range
+from scalr_ray.offline_store.job import AsOfRetrievalJob, write_beside
+from scalr_ray.offline_store.retrieve import (
+    Pull,
+    Rule,
+    Session,
+    event_set,
+    event_set_sql,
+    join_features,
+    join_features_sql,
+    pull_rows,
+    pull_sql,
+)
+from scalr_ray.offline_store.sources import check_source, part_folder, source_schema
+from scalr_ray.offline_store.view import ViewRead, read_views
+
+
+class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast publishes no types
+    """The `offline_store` section of `feature_store.yaml`.
+
+    Attributes:
+        type: the class path of the store.
+        memory_limit: DuckDB's budget before it spills to disk.
+        threads: DuckDB's worker threads.
+        spill_dir: where it spills, relative to the repository; None keeps DuckDB's default.
+        strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
+    """
+
+    type: str = "scalr_ray.offline_store.AsOfOfflineStore"
+    memory_limit: str = "4GB"
+    threads: int = 2
+    spill_dir: str | None = None
+    strictly_before: bool = False
+
+
+class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no types
+    """Point-in-time joins on two clocks: when a row happened, and when it could have been known."""
+
+    supports_filter_by_created_timestamp = True
+
+    @staticmethod
+    def get_historical_features(  # noqa: PLR0913 - Feast's signature
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: Any,  # noqa: ANN401 - checked by read_entities
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 - Feast's signature
+        *,
+        filter_by_created_timestamp: bool = False,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Features of the entity rows as of their own times, or the event set of one view.
+
+        With `entity_df`: one row out for each row in, in the same order; the latest feature row
+        with `event_timestamp <= t` (`< t` under `strictly_before`), within the view's TTL, and
+        with `filter_by_created_timestamp` recorded by t. Without: every row of the one feature view
+        with `start_date <= event_timestamp <= end_date`, recorded by `end_date` under the cut-off.
+
+        Raises:
+            UsageError: something that was asked for does not exist or cannot be told.
+            DataError: the entity rows are unusable.
+        """
+        rule = Rule(
+            cut_off=filter_by_created_timestamp,
+            strictly_before=config.offline_store.strictly_before,
+        )
+        reads = read_views(
+            feature_views, feature_refs, full_feature_names=full_feature_names, cut_off=rule.cut_off
+        )
+        if entity_df is None:
+            retrieval = _event_set(config, reads, rule, start_date, end_date)
+        else:
+            retrieval = _enrichment(config, reads, rule, read_entities(entity_df))
+        first, last = retrieval.time_range
+        return AsOfRetrievalJob(
+            retrieval.execute,
+            sql=retrieval.sql,
+            repo=_repo(config),
+            metadata=RetrievalMetadata(feature_refs, list(retrieval.keys), first, last),
+            full_feature_names=full_feature_names,
+            on_demand=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The latest row of each key with its event time in the range, both ends included."""
+        pull = _pull(
+            data_source,
+            (join_key_columns, feature_name_columns),
+            (timestamp_field, created_timestamp_column),
+            (start_date, end_date),
+            latest=True,
+        )
+        return _pull_job(config, pull)
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row with its event time in the range, both ends included, whenever recorded."""
+        pull = _pull(
+            data_source,
+            (join_key_columns, feature_name_columns),
+            (timestamp_field, created_timestamp_column),
+            (start_date, end_date),
+            latest=False,
+        )
+        return _pull_job(config, pull)
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig,
+        feature_view: FeatureView,
+        table: pa.Table,
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Add the rows of `table` to the view's folder as one new Parquet file, all or nothing.
+
+        The file is named after its content, so that repeating a write changes nothing.
+
+        Raises:
+            UsageError: the source is an Iceberg table, a single file or not local.
+            DataError: a column of the view is missing.
+        """
+        source = feature_view.batch_source
+        if isinstance(source, IcebergSource):
+            raise UsageError(
+                f"feature view {feature_view.name!r} is an Iceberg table; "
+                "publish events to it with `scalr publish`"
+            )
+        times = (source.timestamp_field, source.created_timestamp_column)
+        needed = [*(field.name for field in feature_view.schema), *filter(None, times)]
+        if missing := sorted(set(needed) - set(table.column_names)):
+            raise DataError(f"rows for {feature_view.name!r} lack {', '.join(missing)}")
+        folder = part_folder(source, _repo(config))
+        folder.mkdir(parents=True, exist_ok=True)
+        original = {shown: column for column, shown in source.field_mapping.items()}
+        table = table.rename_columns([original.get(name, name) for name in table.column_names])
+        hidden = write_beside(folder / "part", table.replace_schema_metadata(None))
+        hidden.replace(folder / f"part-{file_fingerprint(hidden)[:32]}.parquet")
+        if progress is not None:
+            progress(table.num_rows)
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Check the time columns of what is there; a source without data yet is fine.
+
+        Raises:
+            DataError: a time column is missing or is no time, or a file cannot be read.
+            UsageError: the kind of source is not supported.
+        """
+        check_source(data_source, _repo(config))
+
+    def get_table_column_names_and_types_from_data_source(
+        self, config: RepoConfig, data_source: DataSource
+    ) -> Iterable[tuple[str, str]]:
+        """The columns of `data_source` with their types, as Feast's inference wants them.
+
+        Raises:
+            DataError: there is no data yet, so that nothing can be inferred.
+        """
+        if isinstance(data_source, IcebergSource):
+            columns: Iterable[tuple[str, str]] = data_source.get_table_column_names_and_types(
+                config
+            )
+            return columns
+        schema = source_schema(data_source, _repo(config))
+        if schema is None:
+            raise DataError(
+                f"data source {data_source.name!r} has no data yet, so its columns are unknown; "
+                "declare the schema of its feature view"
+            )
+        return [(field.name, str(field.type)) for field in schema]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Retrieval:
+    execute: Callable[[], pa.Table]
+    sql: str
+    keys: tuple[str, ...]
+    time_range: tuple[datetime | None, datetime | None]
+
+
+def _enrichment(
+    config: RepoConfig, reads: list[ViewRead], rule: Rule, entities: pa.Table
+) -> _Retrieval:
+    time = time_column(entities.schema)
+    for read in reads:
+        if missing := sorted(set(read.keys.values()) - set(entities.column_names)):
+            raise DataError(
+                f"entity_df lacks the key column(s) {', '.join(missing)} "
+                f"of feature view {read.name!r}; it has {', '.join(entities.column_names)}"
+            )
+    session = _session(config)
+    return _Retrieval(
+        execute=lambda: join_features(entities, reads, rule, session),
+        sql=join_features_sql(reads, rule),
+        keys=tuple(name for name in entities.column_names if name != time),
+        time_range=time_range(entities[time]),
+    )
+
+
+def _event_set(
+    config: RepoConfig,
+    reads: list[ViewRead],
+    rule: Rule,
+    start_date: datetime | None,
+    end_date: datetime | None,
+) -> _Retrieval:
+    if len(reads) != 1:
+        names = ", ".join(read.name for read in reads) or "none"
+        raise UsageError(
+            f"without entity_df exactly one feature view can be read, not {names}; "
+            "read each by itself or pass entity_df"
+        )
+    if end_date is None:
+        raise UsageError("without entity_df an end_date is needed")
+    since = parse_time(start_date, "start_date") if start_date is not None else None
+    until = parse_time(end_date, "end_date")
+    (read,) = reads
+    session = _session(config)
+    return _Retrieval(
+        execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
+        sql=event_set_sql(read),
+        keys=tuple(read.keys.values()),
+        time_range=(since, until),
+    )
+
+
+def _pull(
+    source: DataSource,
+    columns: tuple[list[str], list[str]],
+    times: tuple[str, str | None],
+    dates: tuple[datetime | None, datetime | None],
+    *,
+    latest: bool,
+) -> Pull:
+    since, until = (
+        parse_time(date, name) if date is not None else None
+        for date, name in zip(dates, ("start_date", "end_date"), strict=True)
+    )
+    keys, features = columns
+    return Pull(
+        source=source,
+        keys=tuple(keys),
+        features=tuple(features),
+        event_time=times[0],
+        created=times[1] or None,
+        since=since,
+        until=until,
+        latest=latest,
+    )
+
+
+def _pull_job(config: RepoConfig, pull: Pull) -> RetrievalJob:
+    session = _session(config)
+    return AsOfRetrievalJob(lambda: pull_rows(pull, session), sql=pull_sql(pull), repo=session.repo)
+
+
+def _session(config: RepoConfig) -> Session:
+    store = config.offline_store
+    return Session(
+        repo=_repo(config),
+        memory_limit=store.memory_limit,
+        threads=store.threads,
+        spill_dir=_repo(config) / store.spill_dir if store.spill_dir else None,
+    )
+
+
+def _repo(config: RepoConfig) -> Path:
+    return Path(config.repo_path or ".").resolve()

@@ -1,0 +1,209 @@
+"""What every ranker takes and gives: interactions as integer codes in, a score per item out.
+
+Shapes: `U` users and `I` items of the vocabularies, `N` interactions, `B` users asked for, `k`
+length of a ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
+from training.metrics import top_k
+
+COLUMNS = ("user_id", "item_id", EVENT_TIMESTAMP, "sample_weight", "is_synthetic")
+
+# Scores of one chunk of users: 16 MB as float32, whatever the catalogue is.
+_BLOCK_CELLS = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interactions:
+    """Weighted (user, item) pairs in time, over fixed vocabularies.
+
+    A user or an item of a vocabulary need not occur in any row.
+
+    Attributes:
+        users: (U,) distinct ids; a user's code is the place in it.
+        items: (I,) distinct ids; an item's code is the place in it.
+        rows: (N,) user codes.
+        cols: (N,) item codes.
+        weights: (N,) how much each row counts, finite and at least 0.
+        timestamps: (N,) event times, microseconds since 1970 in UTC.
+        is_synthetic: (N,) whether the row was generated rather than observed.
+    """
+
+    users: pa.Array
+    items: pa.Array
+    rows: NDArray[np.int64]
+    cols: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    timestamps: NDArray[np.int64]
+    is_synthetic: NDArray[np.bool_]
+
+    @classmethod
+    def from_arrow(
+        cls,
+        table: pa.Table,
+        *,
+        users: Sequence[object] | pa.Array | None = None,
+        items: Sequence[object] | pa.Array | None = None,
+    ) -> Interactions:
+        """The interactions in `table`, in an order that does not depend on that of its rows.
+
+        Real rows that repeat a (user, item) pair count once, as the first of them; synthetic rows
+        add up, because each is a draw of its own. Rows of weight zero are left out.
+
+        Args:
+            table: has the columns in `COLUMNS`; others are ignored.
+            users: the vocabulary; None takes the users of `table`, sorted.
+            items: the vocabulary; None takes the items of `table`, sorted.
+
+        Raises:
+            DataError: a column is missing, a value is null, a weight is negative or not finite, or
+                an id is not in its vocabulary.
+        """
+        table = _checked(table)
+        user_ids, rows = _encoded(table, "user_id", users)
+        item_ids, cols = _encoded(table, "item_id", items)
+        weights = table["sample_weight"].to_numpy()
+        timestamps = table[EVENT_TIMESTAMP].cast(pa.int64()).to_numpy()
+        is_synthetic = table["is_synthetic"].to_numpy()
+        # Weight breaks the tie of a pair that was observed twice at one instant.
+        order = np.lexsort((-weights, timestamps, is_synthetic, cols, rows))
+        order = order[~_repeats_a_real_row(rows[order], cols[order], is_synthetic[order])]
+        return cls(
+            users=user_ids,
+            items=item_ids,
+            rows=rows[order],
+            cols=cols[order],
+            weights=weights[order],
+            timestamps=timestamps[order],
+            is_synthetic=is_synthetic[order],
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(U, I)."""
+        return len(self.users), len(self.items)
+
+    def matrix(self) -> sp.csr_matrix:
+        """The summed weight of every pair, (U, I) float64; pairs without weight are not stored."""
+        summed = sp.csr_matrix((self.weights, (self.rows, self.cols)), shape=self.shape)
+        summed.eliminate_zeros()
+        return summed
+
+
+class Ranker(Protocol):
+    """A trainer that ranks the whole catalogue.
+
+    A row counts as much as its weight says: weight 2 is the row twice, weight 0 is no row.
+    """
+
+    def fit(self, interactions: Interactions, *, seed: int) -> None:
+        """Learn from `interactions`, forgetting what was learnt before; `seed` decides all draws.
+
+        Raises:
+            DataError: there are no interactions to learn from.
+        """
+
+    def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The score of every item for every asked user, (B, I), finite, higher is better.
+
+        The array may be read-only. Users and items without interactions have scores too.
+
+        Raises:
+            UsageError: the ranker has not been fitted.
+        """
+
+
+def rank_users(
+    ranker: Ranker,
+    user_codes: NDArray[np.int64],
+    k: int,
+    *,
+    known: sp.csr_matrix | None,
+    rankable: NDArray[np.bool_],
+) -> NDArray[np.int64]:
+    """The `k` best items of every user, (B, k) codes, as `training.metrics.top_k` gives them.
+
+    Args:
+        ranker: a fitted one.
+        user_codes: (B,).
+        k: length of a ranking.
+        known: (B, I), true where the item is already the user's own; None excludes nothing.
+        rankable: (I,), true where the item may be recommended at all.
+
+    Raises:
+        DataError: the shapes do not fit, or `k` is below 1.
+    """
+    if known is not None and known.shape != (len(user_codes), len(rankable)):
+        raise DataError(
+            f"known items are given as {known.shape}; {len(user_codes)} users are asked for, "
+            f"and {len(rankable)} items may be ranked"
+        )
+    step = max(1, _BLOCK_CELLS // max(len(rankable), 1))
+    chunks = [slice(start, start + step) for start in range(0, len(user_codes), step)]
+    tops = [
+        top_k(
+            ranker.scores(user_codes[chunk]),
+            k,
+            excluded=None if known is None else known[chunk],
+            rankable=rankable,
+        )
+        for chunk in chunks
+    ]
+    return np.concatenate([np.empty((0, k), dtype=np.int64), *tops])
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    """The needed columns in their types, without the rows that have no weight."""
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        raise DataError(f"the training set has no column {missing[0]!r}; build it with `mixed`")
+    table = table.select(COLUMNS)
+    if empty := [name for name in COLUMNS if table[name].null_count]:
+        raise DataError(f"column {empty[0]!r} of the training set holds nulls")
+    table = table.set_column(2, EVENT_TIMESTAMP, table[EVENT_TIMESTAMP].cast(TIMESTAMP))
+    weights = table["sample_weight"].cast(pa.float64())
+    sound = pc.and_(pc.is_finite(weights), pc.greater_equal(weights, 0.0))
+    if not pc.all(sound, min_count=0).as_py():
+        worst = weights.filter(pc.invert(sound))[0]
+        raise DataError(f"a sample weight is {worst}; weights are finite and at least 0")
+    return table.set_column(3, "sample_weight", weights).filter(pc.greater(weights, 0.0))
+
+
+def _encoded(
+    table: pa.Table, name: str, vocabulary: Sequence[object] | pa.Array | None
+) -> tuple[pa.Array, NDArray[np.int64]]:
+    """The vocabulary of a column, and the column as codes in it."""
+    ids = table[name]
+    if vocabulary is None:
+        distinct = pc.unique(ids)
+        known = distinct.take(pc.sort_indices(distinct))
+    else:
+        known = pa.array(vocabulary, type=ids.type)
+        if len(pc.unique(known)) != len(known) or known.null_count:
+            raise DataError(f"the vocabulary of {name!r} holds an id twice, or a null")
+    codes = pc.index_in(ids, value_set=known)
+    if codes.null_count:
+        stranger = ids.filter(pc.is_null(codes))[0]
+        raise DataError(f"{name} {stranger} of the training set is not in the given vocabulary")
+    return known, codes.cast(pa.int64()).to_numpy()
+
+
+def _repeats_a_real_row(
+    rows: NDArray[np.int64], cols: NDArray[np.int64], is_synthetic: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Where a real row follows one of the same pair; the real ones come first within a pair."""
+    repeats = np.zeros(len(rows), dtype=np.bool_)
+    repeats[1:] = (rows[1:] == rows[:-1]) & (cols[1:] == cols[:-1]) & ~is_synthetic[1:]
+    return repeats

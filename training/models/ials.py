@@ -1,0 +1,124 @@
+"""Implicit alternating least squares, with sample weights that mean what they say.
+
+Hu, Koren and Volinsky (2008) in the form of Rendle, Krichene, Zhang and Koren (2021). With factors
+x of users and y of items, it minimises
+
+    Σ over rows  w (1 - x·y)²  +  a Σ over all pairs (x·y)²  +  λ Σ over users and items  s |·|²,
+    s = (Σ of the weights in its rows + a · number of partners)^p.
+
+Weights enter only as sums, so weight 2 is the row twice and weight 0 is no row. That is not so
+where a weight is a confidence on top of 1: there a row of weight 0.1 is still nearly a whole
+positive, and synthetic events of small weight do great harm to users with history.
+
+A score is x·y plus a multiple of the log prior: factors know tastes, the prior knows the season.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from scalr_ray.core.errors import DataError, UsageError
+from training.models.base import Interactions
+from training.models.least_squares import Factors, Side
+from training.models.popularity import PopularityConfig, log_popularity
+
+_STEPS = 2
+_FIRST_STEPS = 8
+_START_SCALE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class IALSConfig:
+    """The settings of `IALS`.
+
+    Attributes:
+        prior: the popularity that is added to the scores; its `as_of` is the training cut.
+        factors: width of the factors.
+        sweeps: how often both sides are solved.
+        unobserved_weight: `a`, the weight of any pair, observed or not, as a negative.
+        regularisation: λ.
+        frequency_exponent: p; 1 regularises frequent users and items in proportion, 0 all alike.
+        prior_weight: multiple of the log prior in a score.
+    """
+
+    prior: PopularityConfig
+    factors: int = 64
+    sweeps: int = 15
+    unobserved_weight: float = 0.05
+    regularisation: float = 0.003
+    frequency_exponent: float = 1.0
+    prior_weight: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be solved."""
+        for name in ("factors", "sweeps", "unobserved_weight", "regularisation"):
+            if getattr(self, name) <= 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must lie above 0")
+
+
+class IALS:
+    """Matrix factorisation of all interactions, real and synthetic, plus the prior of real ones.
+
+    Users without rows get no factors of their own: they are ranked by the prior.
+    """
+
+    def __init__(self, config: IALSConfig) -> None:
+        self._config = config
+        self._fitted: tuple[Factors, Factors, NDArray[np.float32]] | None = None
+
+    def fit(self, interactions: Interactions, *, seed: int) -> None:
+        """Learn the factors; `seed` draws where the items start."""
+        if not interactions.weights.any():
+            raise DataError("there are no interactions to learn from")
+        users, items = _factorise(interactions.matrix(), self._config, seed)
+        prior = self._config.prior_weight * log_popularity(interactions, self._config.prior)
+        self._fitted = users, items, prior.astype(np.float32)
+
+    def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """x·y plus the weighted log prior of every item, (B, I)."""
+        if self._fitted is None:
+            raise UsageError("fit the ranker before asking it for scores")
+        users, items, prior = self._fitted
+        scores = users[user_codes] @ items.T
+        scores += prior
+        return scores
+
+
+def _factorise(weights: sp.csr_matrix, config: IALSConfig, seed: int) -> tuple[Factors, Factors]:
+    """Factors of all users (U, F) and items (I, F); zero where there is no row."""
+    start = np.random.default_rng(seed).standard_normal((weights.shape[1], config.factors))
+    start *= _START_SCALE / np.sqrt(config.factors)
+    # Only rows and columns with observations are solved; the others stay at zero.
+    users = np.flatnonzero(weights.getnnz(axis=1))
+    items = np.flatnonzero(weights.getnnz(axis=0))
+    dense = weights[users][:, items]
+    user_side = _side(dense, weights.shape[1], config)
+    item_side = _side(dense.T.tocsr(), weights.shape[0], config)
+    x = np.zeros((len(users), config.factors), dtype=np.float32)
+    y = start[items].astype(np.float32)
+    for sweep in range(config.sweeps):
+        x, y = user_side.solve(x, y, steps=_STEPS if sweep else _FIRST_STEPS)
+        y, x = item_side.solve(y, x, steps=_STEPS)
+    return _scattered(x, users, weights.shape[0]), _scattered(y, items, weights.shape[1])
+
+
+def _side(weights: sp.csr_matrix, partners: int, config: IALSConfig) -> Side:
+    """The systems of one side; `partners` counts the whole other side, also what has no row."""
+    mass = np.asarray(weights.sum(axis=1)).ravel() + config.unobserved_weight * partners
+    ridge = config.regularisation * mass**config.frequency_exponent
+    weights.sort_indices()
+    return Side(
+        weights.astype(np.float32),
+        unobserved_weight=config.unobserved_weight,
+        ridge=ridge.astype(np.float32),
+    )
+
+
+def _scattered(factors: Factors, places: NDArray[np.intp], count: int) -> Factors:
+    everyone = np.zeros((count, factors.shape[1]), dtype=np.float32)
+    everyone[places] = factors
+    return everyone

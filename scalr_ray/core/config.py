@@ -62,20 +62,23 @@ class Domains(_Section):
 class PriorSettings(_Section):
     """Recent target-domain popularity: what an observer without cross-domain knowledge predicts.
 
-    `window_days` is the look-back; `auto` chooses it on the validation window. `background` is the
-    weight of one all-time event against one recent event, so that an item keeps a chance.
+    `window_days` is the look-back; `background` is the weight of one older event against one recent
+    event, so that an item keeps a chance.
     """
 
-    window_days: PositiveInt | Literal["auto"] = 90
+    window_days: PositiveInt = 90
     background: Annotated[float, Field(gt=0, le=1)] = 0.01
 
 
 class TranslatorSettings(_Section):
-    """The frequency translator; `alphas` is the grid of evidence strengths tried on validation."""
+    """The frequency translator; both grids are tried on the validation window.
+
+    `alphas` are exponents of the evidence, `shrinkages` pseudo-users per source item.
+    """
 
     kind: Literal["frequency"] = "frequency"
-    shrinkage: Annotated[float, Field(gt=0)] = 5.0
-    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8, 1.0)
+    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0)
+    shrinkages: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.1, 1.0, 5.0)
 
     @model_validator(mode="after")
     def _has_zero(self) -> TranslatorSettings:
@@ -85,30 +88,41 @@ class TranslatorSettings(_Section):
 
 
 class GenerationSettings(_Section):
-    """How many synthetic events a user gets and which are refused."""
+    """How many synthetic events a user gets, how they are drawn, and which are refused.
 
-    per_user: PositiveInt = 20
+    `temperature` divides prior-times-lift scores before sampling without replacement: below 1 the
+    likely are favoured. Candidates whose calibrated likelihood lies below `likelihood_floor` are
+    refused.
+    """
+
+    per_user: PositiveInt = 60
+    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
     likelihood_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    max_item_frac: Annotated[float, Field(gt=0, le=1)] = 0.05
-    users_per_task: PositiveInt = 4096
+    users_per_task: PositiveInt = 512
 
 
 class WeightSettings(_Section):
     """Weight of a synthetic event: `scale * exp(-history / decay_events)`.
 
     `history` is the number of target events the user has as of the cut. With `decay_events: 0` only
-    users without any get weight. The grid in `scales` is tried on validation.
+    users without any get weight, because augmentation harms those who have some. The grid in
+    `scales` is tried on the validation window.
     """
 
-    scales: tuple[NonNegative, ...] = (0.1, 0.3)
+    scales: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1)
     decay_events: NonNegative = 0.0
 
 
 class GateSettings(_Section):
-    """What a batch must satisfy to be published."""
+    """What a batch must satisfy to be published.
 
-    max_refused_frac: Annotated[float, Field(ge=0, le=1)] = 0.9
-    max_psi: NonNegative = 1.0
+    `max_psi` bounds the shift of item popularity against the prior, `max_mass_frac` the sum of
+    sample weights per real target event. With `require_lift` the evidence must beat the prior on
+    the validation window and a trial of the downstream model must not lose by the events.
+    """
+
+    max_psi: NonNegative = 2.0
+    max_mass_frac: NonNegative = 2.0
     require_lift: bool = True
 
 

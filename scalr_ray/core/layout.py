@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from scalr_ray.core.config import ScalrConfig, load_config
 
@@ -40,7 +41,7 @@ class Layout:
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the registry, the ledger and the Iceberg catalog."""
-        return f"sqlite:///{self.data / 'scalr.db'}"
+        return f"sqlite:///{quote(str(self.data / 'scalr.db'))}"
 
     @property
     def warehouse(self) -> Path:

@@ -1,0 +1,180 @@
+"""The frequency translator.
+
+For a source item j and a target item i, c(j, i) counts the users who have both. The table row is
+normalised, P(i | j) = c(j, i) / sum_i c(j, i), shrunk towards the marginal q(i) with `shrinkage`
+pseudo-users, and averaged over the user's source items. The ratio to q(i) is the lift: how much
+more likely i is for somebody with this history than for anybody.
+
+Legend: B users in a batch, S source items, I target items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalr_ray.translator.encode import Vocabulary
+
+_TINY = 1e-30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strength:
+    """What is fitted on the validation window.
+
+    Attributes:
+        window_days: look-back of the prior.
+        shrinkage: pseudo-users per source item that pull its row towards the marginal.
+        alpha: exponent of the lift; 0 means that nothing transfers.
+        temperature: divides the scores before the softmax; 1 leaves them as they are.
+    """
+
+    window_days: int
+    shrinkage: float
+    alpha: float
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrequencyTranslator:
+    """A trained table of co-occurrence, with its prior.
+
+    Attributes:
+        train_cutoff: every count closes before this time.
+        source_items: vocabulary of (domain, item) keys, S of them.
+        target_items: vocabulary of target item ids, I of them.
+        counts: (S, I) CSR, the number of distinct users with both items.
+        marginal: (I,) users of i among the users who are active in both domains.
+        prior: (I,) time-aware popularity, sums to one; items at 0 are never proposed.
+        first_seen: (I,) microseconds since 1970 of the first event on the item.
+        delays: (Q,) ascending quantiles of the observed delay from a user's last source event to
+            the next target event, in microseconds.
+        strength: what validation chose.
+    """
+
+    train_cutoff: datetime
+    source_items: Vocabulary
+    target_items: Vocabulary
+    counts: sparse.csr_matrix
+    marginal: NDArray[np.float64]
+    prior: NDArray[np.float64]
+    first_seen: NDArray[np.int64]
+    delays: NDArray[np.int64]
+    strength: Strength
+
+    @property
+    def rankable(self) -> NDArray[np.bool_]:
+        """(I,) items that were seen before the cut."""
+        return np.asarray(self.prior > 0)
+
+    def with_strength(self, strength: Strength) -> FrequencyTranslator:
+        """The same counts and prior under other exponents."""
+        return replace(self, strength=strength)
+
+    def as_prior(self) -> FrequencyTranslator:
+        """The translator that knows nothing but the prior: alpha 0, same temperature."""
+        return self.with_strength(replace(self.strength, alpha=0.0))
+
+    def log_lift(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
+        """The evidence log(P(i | history) / q(i)), the user left out of their own counts.
+
+        For every item the user does not own, the value equals that of a full recount without the
+        user. Items in `own` carry no meaning: the user's own pair stays in their numerator.
+
+        Args:
+            history: (B, S) 0/1, the user's source items as of the cut.
+            own: (B, I) 0/1, the user's target items as of the cut.
+
+        Returns:
+            (B, I); 0 for a user without history.
+        """
+        k = self.strength.shrinkage
+        own_items = np.asarray(own.sum(axis=1), dtype=np.float64).ravel()
+        row_total = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
+        lengths = np.diff(history.indptr)
+        user = np.repeat(np.arange(history.shape[0]), lengths)
+        share = 1.0 / (row_total[history.indices] - own_items[user] + k)
+        weights = sparse.csr_matrix(
+            (share.astype(np.float32), history.indices, history.indptr), shape=history.shape
+        )
+        probability = np.asarray((weights @ self.counts).todense(), dtype=np.float32)
+        counted = (own_items > 0) & (lengths > 0)
+        others = np.maximum(self.marginal.sum() - np.where(counted, own_items, 0.0), 1.0)
+        pulled = k * np.asarray(weights.sum(axis=1), dtype=np.float64).ravel()
+        # lift = (sum_j c / denominator + pulled * q) / (J q), with q(i) = marginal(i) / others
+        floor = np.maximum(self.marginal, 0.5)
+        probability *= (others / np.maximum(lengths, 1))[:, None].astype(np.float32)
+        probability /= floor.astype(np.float32)
+        probability += (pulled / np.maximum(lengths, 1))[:, None].astype(np.float32)
+        np.log(np.maximum(probability, _TINY, out=probability), out=probability)
+        probability[lengths == 0] = 0.0
+        return probability
+
+    def log_scores(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
+        """(B, I) log prior + alpha * log lift, before temperature; -inf where not rankable."""
+        with np.errstate(divide="ignore"):
+            log_prior = np.log(self.prior).astype(np.float32)
+        if self.strength.alpha == 0.0:
+            return np.tile(log_prior, (history.shape[0], 1))
+        scores = self.log_lift(history, own)
+        scores *= np.float32(self.strength.alpha)
+        scores += log_prior
+        return scores
+
+    def log_likelihood(
+        self, history: sparse.csr_matrix, own: sparse.csr_matrix
+    ) -> NDArray[np.float32]:
+        """(B, I) calibrated log-probability that the next target item is i; -inf where owned."""
+        scores = self.log_scores(history, own)
+        scores /= np.float32(self.strength.temperature)
+        mask_entries(scores, own)
+        return log_softmax(scores)
+
+    def evidence_by_event(
+        self, items: NDArray[np.int64], target: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(N,) the count-based pull c(j, i) / (n_j + k) of each source item j on its target item i.
+
+        Args:
+            items: (N,) source item codes.
+            target: (N,) target item codes, one per source item.
+        """
+        totals = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
+        pair = np.asarray(self.counts[items, target], dtype=np.float64).ravel()
+        return np.asarray(pair / (totals[items] + self.strength.shrinkage))
+
+
+def count_users(history: sparse.csr_matrix, own: sparse.csr_matrix) -> sparse.csr_matrix:
+    """(S, I) distinct users with source item j and target item i.
+
+    Args:
+        history: (U, S) 0/1.
+        own: (U, I) 0/1, the same users.
+    """
+    return (history.T @ own).tocsr().astype(np.float32)
+
+
+def overlap_marginal(history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float64]:
+    """(I,) users of each target item among the users who are active in both domains."""
+    both = np.diff(history.indptr) > 0
+    return np.asarray(own[both].sum(axis=0), dtype=np.float64).ravel()
+
+
+def mask_entries(scores: NDArray[np.float32], entries: sparse.csr_matrix) -> None:
+    """Set the scores of the stored `entries` to minus infinity, in place."""
+    user = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr))
+    scores[user, entries.indices] = -np.inf
+
+
+def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Row-wise log-softmax, in place; a row of minus infinities stays one."""
+    peak = scores.max(axis=1, keepdims=True)
+    peak[~np.isfinite(peak)] = 0.0
+    scores -= peak
+    with np.errstate(divide="ignore"):
+        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    return scores

@@ -20,9 +20,7 @@ from scalr_ray.core.errors import UsageError
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
-moments = st.datetimes(
-    min_value=datetime(1900, 1, 1), max_value=datetime(2150, 1, 1), timezones=st.just(UTC)
-)
+moments = st.datetimes(timezones=st.just(UTC))
 # A few instants around the cut, so that equality, the case that matters, is common.
 near_noon = st.integers(-2, 2).map(lambda micros: NOON + timedelta(microseconds=micros))
 
@@ -36,7 +34,7 @@ def test_a_time_without_a_zone_is_refused(text: str):
 
 def test_an_aware_looking_datetime_object_without_a_zone_is_refused():
     with pytest.raises(UsageError, match="no time zone"):
-        parse_time(datetime(2026, 3, 1, 12))
+        parse_time(NOON.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "2026-02-30", "2026-03-01T25:00:00Z"])

@@ -1,0 +1,229 @@
+"""A log in memory: read, judged row by row, given event ids, sorted.
+
+An event is what happened: its id is a hash of (domain, user, item, type, time) and of nothing else,
+so that the same event keeps its id in another file, on another machine, and when its value or its
+availability is corrected later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scalr_ray.core.config import IdTypes
+from scalr_ray.core.duck import duck, quote_text
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, event_schema
+from scalr_ray.core.fingerprint import file_fingerprint
+from scalr_ray.ingest.columns import (
+    DEFAULT_EVENT_TYPE,
+    LOG_COLUMNS,
+    event_columns,
+    id_type_of,
+    read_columns,
+)
+from scalr_ray.ingest.files import SPILL_DIR
+from scalr_ray.ingest.times import FIRST_YEAR, LAST_YEAR
+
+DUPLICATE = "duplicate of an earlier row"
+
+REFUSED_SCHEMA = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        *(pa.field(name, pa.string()) for name in LOG_COLUMNS),
+    ]
+)
+
+# Each part is preceded by its length, so that no two different events give the same text.
+_EVENT_ID = "md5({})".format(
+    " || ".join(
+        f"strlen({part}) || ':' || {part}"
+        for part in (
+            "domain",
+            "user_id::VARCHAR",
+            "item_id::VARCHAR",
+            "event_type",
+            f"epoch_us({EVENT_TIMESTAMP})::VARCHAR",
+        )
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EventLog:
+    """The events of a log that may be used, and the rows that may not.
+
+    Attributes:
+        events: the schema of `core.events.event_schema`, sorted by (event_timestamp, event_id),
+            without duplicates; source and target domains together.
+        refused: rows set aside: `row` (0-based place in the file), `reason`, then the columns as
+            text under our names, null where the file has none.
+        rows_read: all rows of the file.
+        rows_other_domains: rows of domains that were not asked for; they are left out.
+        fingerprint: the sha256 of the file.
+    """
+
+    events: pa.Table
+    refused: pa.Table
+    rows_read: int
+    rows_other_domains: int
+    fingerprint: str
+
+
+def read_event_log(
+    file: Path,
+    *,
+    ids: IdTypes | None,
+    source: Sequence[str],
+    target: str,
+    columns: Mapping[str, str] | None = None,
+) -> EventLog:
+    """Read and check an event log.
+
+    Required columns are `user_id, item_id, domain, event_timestamp`; optional ones `event_type`
+    (by default `interaction`), `value` (null) and `available_at` (the event's own time). Others are
+    ignored. A time has a zone and becomes UTC in microseconds.
+
+    Args:
+        file: a Parquet file.
+        ids: the id types of the repository; None takes those of the file.
+        source: the source domains.
+        target: the target domain.
+        columns: our name to the file's name, where they differ.
+
+    Raises:
+        DataError: the file as a whole cannot be used; the message says why and what to do.
+    """
+    raw = read_columns(file, columns or {})
+    if not raw.num_rows:
+        raise DataError(f"{file} has no rows; export the log again")
+    types = ids or IdTypes(
+        user_id=id_type_of(file, "user_id", raw["user_id"].type),
+        item_id=id_type_of(file, "item_id", raw["item_id"].type),
+    )
+    rows = _rows(raw, event_columns(file, raw, types))
+    _refuse_missing_domains(file, rows["domain"], [*source, target])
+    schema = event_schema(types.user_id, types.item_id)
+    with duck(spill_dir=SPILL_DIR) as session:
+        _judge(session, rows, [*source, target])
+        events, verdicts = _accepted(session, schema), _set_aside(session)
+    _refuse_unusable(file, events, source, target)
+    return EventLog(
+        events=events,
+        refused=_as_text(raw, verdicts),
+        rows_read=raw.num_rows,
+        rows_other_domains=raw.num_rows - events.num_rows - len(verdicts),
+        fingerprint=file_fingerprint(file),
+    )
+
+
+def _rows(raw: pa.Table, made: Mapping[str, pa.ChunkedArray]) -> pa.Table:
+    """The event columns, complete with defaults, beside each row's place in the file."""
+    count = raw.num_rows
+    given = raw[AVAILABLE_AT].is_valid() if AVAILABLE_AT in made else pa.nulls(count, pa.bool_())
+    event_type = made.get("event_type", pa.chunked_array([pa.nulls(count, pa.string())]))
+    return pa.table(
+        {
+            **made,
+            "row": np.arange(count),
+            "event_type": pc.fill_null(event_type, DEFAULT_EVENT_TYPE),
+            AVAILABLE_AT: made.get(AVAILABLE_AT, made[EVENT_TIMESTAMP]),
+            "available_given": pc.fill_null(given, fill_value=False),
+            "value": made.get("value", pa.nulls(count, pa.float64())),
+        }
+    )
+
+
+def _judge(session: duckdb.DuckDBPyConnection, rows: pa.Table, domains: Sequence[str]) -> None:
+    """Make the table `judged`: the rows of `domains`, each with its id and, if bad, a reason.
+
+    Of several rows that describe the same event, the first sound one stays.
+    """
+    session.register("rows", rows)
+    asked = ", ".join(quote_text(domain) for domain in domains)
+    session.execute(f"""
+        CREATE TABLE judged AS
+        WITH faults AS (
+          SELECT * REPLACE (coalesce({AVAILABLE_AT}, {EVENT_TIMESTAMP}) AS {AVAILABLE_AT}),
+                 {_fault()} AS fault, {_EVENT_ID} AS event_id
+          FROM rows WHERE domain IN ({asked})
+        ), firsts AS (
+          SELECT event_id, min("row") AS first_row FROM faults WHERE fault IS NULL GROUP BY event_id
+        )
+        SELECT faults.*, coalesce(
+                 fault, CASE WHEN "row" <> first_row THEN {quote_text(DUPLICATE)} END) AS reason
+        FROM faults LEFT JOIN firsts USING (event_id)
+        """)
+
+
+def _fault() -> str:
+    """The SQL that gives the first thing wrong with a row, or null."""
+    years = f"outside the years {FIRST_YEAR} to {LAST_YEAR}"
+    faults = {
+        "user_id::VARCHAR = ''": "user_id is empty",
+        "item_id::VARCHAR = ''": "item_id is empty",
+        f"{EVENT_TIMESTAMP} IS NULL": f"{EVENT_TIMESTAMP} lies {years}",
+        f"available_given AND {AVAILABLE_AT} IS NULL": f"{AVAILABLE_AT} lies {years}",
+        f"{AVAILABLE_AT} < {EVENT_TIMESTAMP}": f"{AVAILABLE_AT} lies before {EVENT_TIMESTAMP}",
+        "NOT isfinite(value)": "value is not finite",
+    }
+    cases = " ".join(f"WHEN {when} THEN {quote_text(why)}" for when, why in faults.items())
+    return f"CASE {cases} END"
+
+
+def _accepted(session: duckdb.DuckDBPyConnection, schema: pa.Schema) -> pa.Table:
+    columns = ", ".join(EVENT_COLUMNS)
+    query = f"""
+        SELECT {columns} FROM judged WHERE reason IS NULL ORDER BY {EVENT_TIMESTAMP}, event_id
+        """
+    return session.sql(query).to_arrow_table().cast(schema)
+
+
+def _set_aside(session: duckdb.DuckDBPyConnection) -> pa.Table:
+    query = 'SELECT "row", reason FROM judged WHERE reason IS NOT NULL ORDER BY "row"'
+    return session.sql(query).to_arrow_table()
+
+
+def _as_text(raw: pa.Table, verdicts: pa.Table) -> pa.Table:
+    """The rows that `verdicts` points at, as they stand in the file, with their verdict."""
+    taken = raw.take(verdicts["row"])
+    absent = pa.nulls(len(verdicts), pa.string())
+    texts = {
+        name: taken[name].cast(pa.string()) if name in raw.column_names else absent
+        for name in LOG_COLUMNS
+    }
+    return pa.table(
+        {**dict(zip(verdicts.column_names, verdicts.columns, strict=True)), **texts}
+    ).cast(REFUSED_SCHEMA)
+
+
+def _refuse_missing_domains(file: Path, found: pa.ChunkedArray, asked: Sequence[str]) -> None:
+    there = sorted(pc.unique(found).to_pylist())
+    missing = sorted(set(asked) - set(there))
+    if missing:
+        shown = ", ".join(repr(domain) for domain in there[:20])
+        raise DataError(
+            f"{file}: no row of column 'domain' is {missing[0]!r}; there are {shown}"
+            f"{' and more' if len(there) > 20 else ''}; correct --source or --target"
+        )
+
+
+def _refuse_unusable(file: Path, events: pa.Table, source: Sequence[str], target: str) -> None:
+    in_target = pc.equal(events["domain"], target)
+    target_users = pc.unique(events["user_id"].filter(in_target))
+    source_users = pc.unique(events["user_id"].filter(pc.invert(in_target)))
+    for domain in (*source, target):
+        if not pc.any(pc.equal(events["domain"], domain), min_count=0).as_py():
+            raise DataError(f"{file}: every row of domain {domain!r} is malformed; repair the log")
+    if not pc.any(pc.is_in(target_users, value_set=source_users), min_count=0).as_py():
+        raise DataError(
+            f"{file}: no user_id has events both in {', '.join(source)} and in {target}; "
+            "the domains must share their user ids"
+        )

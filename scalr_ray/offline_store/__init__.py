@@ -8,13 +8,33 @@ store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
     sources.py        Parquet folders and Iceberg tables, as relations
     kernel.py         the as-of join
   job.py            the result, when asked for
+  parts.py          new Parquet files
 feature_store.py  opening a repository from any directory
 ```
+
+The public names are imported on first use: Feast takes seconds to import, and whoever needs only
+the kernel shall not wait for it.
 """
 
 from __future__ import annotations
 
-from scalr_ray.offline_store.feature_store import open_feature_store
-from scalr_ray.offline_store.store import AsOfOfflineStore, AsOfOfflineStoreConfig
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scalr_ray.offline_store.feature_store import open_feature_store
+    from scalr_ray.offline_store.store import AsOfOfflineStore, AsOfOfflineStoreConfig
 
 __all__ = ["AsOfOfflineStore", "AsOfOfflineStoreConfig", "open_feature_store"]
+
+_HOMES = {
+    "AsOfOfflineStore": "scalr_ray.offline_store.store",
+    "AsOfOfflineStoreConfig": "scalr_ray.offline_store.store",
+    "open_feature_store": "scalr_ray.offline_store.feature_store",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type is that of the name
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

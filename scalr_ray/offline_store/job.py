@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
@@ -16,6 +14,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from scalr_ray.core.errors import UsageError
+from scalr_ray.offline_store.parts import write_beside
 
 if TYPE_CHECKING:
     import ray.data
@@ -99,13 +98,3 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
 
     def _to_df_internal(self, timeout: int | None = None) -> Any:  # noqa: ANN401 - pandas
         return self._to_arrow_internal(timeout=timeout).to_pandas()
-
-
-def write_beside(path: Path, table: pa.Table) -> Path:
-    """Write `table` durably to a hidden file in the folder of `path` and return where it lies."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with hidden.open("wb") as stream:
-        pq.write_table(table.combine_chunks(), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    return hidden

@@ -27,9 +27,9 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
-from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.offline_store.entity_rows import read_entities, time_column, time_range
-from scalr_ray.offline_store.job import AsOfRetrievalJob, write_beside
+from scalr_ray.offline_store.job import AsOfRetrievalJob
+from scalr_ray.offline_store.parts import write_part
 from scalr_ray.offline_store.retrieve import (
     Pull,
     Rule,
@@ -178,15 +178,13 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
                 "publish events to it with `scalr publish`"
             )
         times = (source.timestamp_field, source.created_timestamp_column)
-        needed = [*(field.name for field in feature_view.schema), *filter(None, times)]
-        if missing := sorted(set(needed) - set(table.column_names)):
-            raise DataError(f"rows for {feature_view.name!r} lack {', '.join(missing)}")
-        folder = part_folder(source, _repo(config))
-        folder.mkdir(parents=True, exist_ok=True)
-        original = {shown: column for column, shown in source.field_mapping.items()}
-        table = table.rename_columns([original.get(name, name) for name in table.column_names])
-        hidden = write_beside(folder / "part", table.replace_schema_metadata(None))
-        hidden.replace(folder / f"part-{file_fingerprint(hidden)[:32]}.parquet")
+        write_part(
+            part_folder(source, _repo(config)),
+            table,
+            needed=[*(field.name for field in feature_view.schema), *filter(None, times)],
+            original={shown: column for column, shown in source.field_mapping.items()},
+            view=feature_view.name,
+        )
         if progress is not None:
             progress(table.num_rows)
 

@@ -23,14 +23,7 @@ DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
 DAY = timedelta(days=1)
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = pytest.mark.feast
 
 
 def feast(repo: Path, *arguments: str) -> str:
@@ -165,8 +158,9 @@ def test_views_are_listed_and_nothing_is_left_to_plan(repo) -> None:
 
 
 def test_definitions_import_as_a_package_too() -> None:
+    script = "import feature_repo.services as s; print(s.mixed_training_v1.tags)"
     done = subprocess.run(
-        [sys.executable, "-c", "import feature_repo.services as s; print(s.mixed_training_v1.tags)"],
+        [sys.executable, "-c", script],
         cwd=DEFINITIONS.parent,
         capture_output=True,
         text=True,
@@ -266,7 +260,7 @@ def test_view_without_data_gives_an_empty_set_of_the_declared_types(store) -> No
     assert events.schema.field("event_timestamp").type == TIMESTAMP
 
 
-def test_stock_duckdb_store_reads_the_same_definitions(repo, tmp_path) -> None:
+def test_stock_duckdb_store_reads_the_same_definitions(repo) -> None:
     from feast import FeatureStore
 
     from scalr_ray.offline_store import open_feature_store
@@ -298,7 +292,7 @@ def test_two_views_at_once_need_entity_rows(store) -> None:
 def test_naive_end_is_refused(store) -> None:
     with pytest.raises(UsageError, match="no time zone"):
         store.get_historical_features(
-            features=["source_events:user_id"], end_date=datetime(2026, 3, 1)
+            features=["source_events:user_id"], end_date=T0.replace(tzinfo=None)
         )
 
 

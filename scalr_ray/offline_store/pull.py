@@ -1,0 +1,121 @@
+"""Pulling event sets and applying definitions, through the Feast SDK and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast import FeatureStore
+from feast.errors import FeatureViewNotFoundException
+
+from scalr_ray.core.errors import ConfigError, UsageError
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP
+
+# Far enough for any event log; Feast wants an upper bound.
+_END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """What a repository has registered: names, in order.
+
+    Attributes:
+        entities: entity names.
+        feature_views: feature view names with the number of their features.
+        feature_services: feature service names.
+    """
+
+    entities: tuple[str, ...]
+    feature_views: tuple[tuple[str, int], ...]
+    feature_services: tuple[str, ...]
+
+
+def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
+    """The events of an event view that are visible as of a time.
+
+    Args:
+        store: an opened feature store.
+        view: name of an event view.
+        as_of: T; rows have event_timestamp < T and available_at <= T.
+
+    Returns:
+        The columns of `core.events.EVENT_COLUMNS`, in no particular order.
+
+    Raises:
+        UsageError: the view is not registered.
+    """
+    pulled = _event_set(store, view, end=as_of, known=True)
+    cut = pa.scalar(as_of, pulled.schema.field(EVENT_TIMESTAMP).type)
+    return pulled.filter(
+        pc.and_(pc.less(pulled[EVENT_TIMESTAMP], cut), pc.less_equal(pulled[AVAILABLE_AT], cut))
+    )
+
+
+def pull_outcomes(store: FeatureStore, view: str, *, start: datetime) -> pa.Table:
+    """The events from `start` on, whenever they became known: what a prediction is held against."""
+    pulled = _event_set(store, view, end=_END_OF_TIME, known=False)
+    cut = pa.scalar(start, pulled.schema.field(EVENT_TIMESTAMP).type)
+    return pulled.filter(pc.greater_equal(pulled[EVENT_TIMESTAMP], cut))
+
+
+def newest_available(store: FeatureStore, views: tuple[str, ...]) -> datetime | None:
+    """The newest `available_at` over the views: the earliest time at which all rows are known."""
+    newest = [
+        pc.max(_event_set(store, view, end=_END_OF_TIME, known=False)[AVAILABLE_AT]).as_py()
+        for view in views
+    ]
+    known = [moment for moment in newest if moment is not None]
+    return max(known) if known else None
+
+
+def apply_definitions(repo: Path) -> str:
+    """Run `feast apply` in the repository, as a Feast user would, and return what it printed.
+
+    Raises:
+        ConfigError: Feast refused the definitions; the message ends with its last line.
+    """
+    command = [str(Path(sys.executable).with_name("feast")), "apply"]
+    done = subprocess.run(  # noqa: S603 - a fixed command of this environment
+        command,
+        cwd=repo,
+        env={**os.environ, "FEAST_USAGE": "False"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise ConfigError(f"feast apply failed in {repo}: {lines[-1] if lines else 'no output'}")
+    return done.stdout
+
+
+def registered(store: FeatureStore) -> Registered:
+    """What the registry holds for the project of the store."""
+    return Registered(
+        entities=tuple(sorted(entity.name for entity in store.list_entities())),
+        feature_views=tuple(
+            sorted((view.name, len(view.features)) for view in store.list_feature_views())
+        ),
+        feature_services=tuple(sorted(item.name for item in store.list_feature_services())),
+    )
+
+
+def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) -> pa.Table:
+    try:
+        features = [
+            f"{view}:{name}"
+            for name in EVENT_COLUMNS
+            if name not in {"event_id", EVENT_TIMESTAMP, AVAILABLE_AT}
+        ]
+        job = store.get_historical_features(
+            features=features, end_date=end, filter_by_created_timestamp=known
+        )
+    except FeatureViewNotFoundException as error:
+        raise UsageError(f"feature view {view} is not registered; run `scalr apply`") from error
+    return job.to_arrow().select(list(EVENT_COLUMNS))

@@ -6,7 +6,7 @@ in a `DataError`. Rows that are wrong one by one are `log.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,7 +33,8 @@ def read_columns(file: Path, names: Mapping[str, str]) -> pa.Table:
         names: our name to the file's name, where they differ.
 
     Raises:
-        DataError: there is no such file, it is no readable Parquet, or a column is missing.
+        DataError: there is no such file, it is no readable Parquet, a column is missing, or a
+            required one has nulls.
     """
     there = _schema(file)
     wanted = _wanted(file, names, there)
@@ -42,6 +43,8 @@ def read_columns(file: Path, names: Mapping[str, str]) -> pa.Table:
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(file, error) from error
+    for ours in REQUIRED:
+        _refuse_nulls(file, wanted[ours], table[wanted[ours]])
     return pa.table({ours: table[theirs] for ours, theirs in wanted.items()})
 
 
@@ -84,11 +87,8 @@ def event_columns(file: Path, raw: pa.Table, ids: IdTypes) -> dict[str, pa.Chunk
     In the time columns, null stands for a time that is outside the years an event may have.
 
     Raises:
-        DataError: a column has a wrong type, a null where there must be none, or times without one
-            clear zone.
+        DataError: a column has a wrong type, or times without one clear zone.
     """
-    for name in REQUIRED:
-        _refuse_nulls(file, name, raw[name])
     made = {
         "user_id": _ids(file, "user_id", raw["user_id"], ids.user_id),
         "item_id": _ids(file, "item_id", raw["item_id"], ids.item_id),
@@ -104,6 +104,12 @@ def event_columns(file: Path, raw: pa.Table, ids: IdTypes) -> dict[str, pa.Chunk
     return made
 
 
+def shorten(names: Sequence[str]) -> str:
+    """Names for a message of one line: the first twenty of them."""
+    more = " and more" if len(names) > 20 else ""
+    return ", ".join(repr(name) for name in names[:20]) + more
+
+
 def _schema(file: Path) -> pa.Schema:
     if file.is_dir():
         raise DataError(f"{file} is a folder; name one Parquet file")
@@ -116,7 +122,8 @@ def _schema(file: Path) -> pa.Schema:
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file} cannot be read as Parquet; write it anew ({error})")
+    why = " ".join(str(error).split())
+    return DataError(f"{file} cannot be read as Parquet; write it anew ({why})")
 
 
 def _wanted(file: Path, names: Mapping[str, str], there: pa.Schema) -> dict[str, str]:
@@ -133,7 +140,7 @@ def _wanted(file: Path, names: Mapping[str, str], there: pa.Schema) -> dict[str,
             wanted[ours] = theirs
         elif ours in REQUIRED or ours in names:
             raise DataError(
-                f"{file}: column {theirs!r} is missing (there are {', '.join(there.names)}); "
+                f"{file}: column {theirs!r} is missing (there are {shorten(there.names)}); "
                 f"rename one, or map it with --columns {ours}=NAME"
             )
     return wanted

@@ -27,6 +27,7 @@ from scalr_ray.ingest.columns import (
     event_columns,
     id_type_of,
     read_columns,
+    shorten,
 )
 from scalr_ray.ingest.files import SPILL_DIR
 from scalr_ray.ingest.times import FIRST_YEAR, LAST_YEAR
@@ -208,10 +209,9 @@ def _refuse_missing_domains(file: Path, found: pa.ChunkedArray, asked: Sequence[
     there = sorted(pc.unique(found).to_pylist())
     missing = sorted(set(asked) - set(there))
     if missing:
-        shown = ", ".join(repr(domain) for domain in there[:20])
         raise DataError(
-            f"{file}: no row of column 'domain' is {missing[0]!r}; there are {shown}"
-            f"{' and more' if len(there) > 20 else ''}; correct --source or --target"
+            f"{file}: no row of column 'domain' is {missing[0]!r} (there are {shorten(there)}); "
+            "correct --source or --target"
         )
 
 

@@ -15,12 +15,18 @@ import pyarrow as pa
 
 from scalr_ray.core.clock import DAY, as_of_sql, parse_time, time_literal
 from scalr_ray.core.config import IdTypes
-from scalr_ray.core.duck import duck, quote_text
+from scalr_ray.core.duck import duck
 from scalr_ray.core.errors import DataError
-from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP, TIMESTAMP, arrow_id_type
+from scalr_ray.core.events import (
+    AVAILABLE_AT,
+    EVENT_TIMESTAMP,
+    TIMESTAMP,
+    arrow_id_type,
+    event_schema,
+)
 from scalr_ray.core.layout import Layout
 from scalr_ray.ingest.files import SPILL_DIR, sole_writer, write_tables
-from scalr_ray.ingest.store import PARTS, SOURCE_VIEW, TARGET_VIEW
+from scalr_ray.ingest.store import PARTS, SOURCE_VIEW, TARGET_VIEW, refuse_other_schema, scan
 
 USER_VIEW = "user_source_features"
 ITEM_VIEW = "item_popularity"
@@ -49,13 +55,13 @@ def write_snapshots(layout: Layout, *, ids: IdTypes, times: Sequence[datetime]) 
         The rows written, by view.
 
     Raises:
-        DataError: no events were imported yet.
+        DataError: no events were imported yet, or with other ids.
         UsageError: a time has no zone.
         RetryLater: another process is writing.
     """
     moments = sorted({parse_time(time, "snapshot time") for time in times})
     written = {USER_VIEW: 0, ITEM_VIEW: 0}
-    source, target = (_events(layout, view) for view in (SOURCE_VIEW, TARGET_VIEW))
+    source, target = (_events(layout, view, ids) for view in (SOURCE_VIEW, TARGET_VIEW))
     with sole_writer(layout.data), duck(spill_dir=SPILL_DIR) as session:
         for moment in moments:
             tables = {
@@ -69,11 +75,14 @@ def write_snapshots(layout: Layout, *, ids: IdTypes, times: Sequence[datetime]) 
     return written
 
 
-def _events(layout: Layout, view: str) -> str:
+def _events(layout: Layout, view: str, ids: IdTypes) -> str:
+    """The SQL that scans an event view, whose files are checked first."""
     folder = layout.events(view)
-    if not any(folder.glob(PARTS)):
+    parts = sorted(folder.glob(PARTS))
+    if not parts:
         raise DataError(f"{folder} holds no events yet; run scalr import first")
-    return f"read_parquet({quote_text(layout.glob(folder))})"
+    refuse_other_schema(parts, event_schema(ids.user_id, ids.item_id))
+    return scan(parts)
 
 
 def _part_name(moment: datetime) -> str:

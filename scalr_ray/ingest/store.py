@@ -90,36 +90,41 @@ def import_log(
     )
 
 
+def refuse_other_schema(parts: Sequence[Path], schema: pa.Schema) -> None:
+    """Check that event files of the store have the columns and types of `schema`.
+
+    Raises:
+        DataError: a file cannot be read, or has other columns or types.
+    """
+    for part in parts:
+        try:
+            there = pq.read_schema(part)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{part} in the store cannot be read; restore it, or remove it and import again"
+            ) from error
+        for field in schema:
+            place = there.get_field_index(field.name)
+            found = there.field(place).type if place >= 0 else "missing"
+            if found != field.type:
+                raise DataError(
+                    f"{part} in the store: column {field.name!r} is {found}, not {field.type}; "
+                    "use another data_dir, or set ids in scalr.yaml to the types of the store"
+                )
+
+
 def _refuse_other_tables(
     layout: Layout, parts: Mapping[str, list[Path]], schema: pa.Schema, target: str
 ) -> None:
     """Refuse to mix two kinds of ids, or the two sides, in one store."""
     for view, files in parts.items():
-        for file in files:
-            _refuse_other_schema(file, schema)
+        refuse_other_schema(files, schema)
         there = _domains(files)
         strangers = there - {target} if view == TARGET_VIEW else there & {target}
         if strangers:
             raise DataError(
                 f"{layout.events(view)} holds events of domain {min(strangers)!r}, which does not "
                 f"go with the target domain {target!r}; import into another data_dir"
-            )
-
-
-def _refuse_other_schema(file: Path, schema: pa.Schema) -> None:
-    try:
-        there = pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file} in the store cannot be read; restore it, or remove it and import its log again"
-        ) from error
-    for field in schema:
-        place = there.get_field_index(field.name)
-        found = there.field(place).type if place >= 0 else "missing"
-        if found != field.type:
-            raise DataError(
-                f"{file}: column {field.name!r} is {found} in the store and {field.type} in this "
-                f"log; import into another data_dir, or set the ids in scalr.yaml as they were"
             )
 
 
@@ -131,7 +136,7 @@ def _domains(parts: Sequence[Path]) -> set[str]:
     if not parts:
         return set()
     with duck(spill_dir=SPILL_DIR) as session:
-        rows = session.execute(f"SELECT DISTINCT domain FROM {_scan(parts)}").fetchall()
+        rows = session.execute(f"SELECT DISTINCT domain FROM {scan(parts)}").fetchall()
     return {domain for (domain,) in rows}
 
 
@@ -143,7 +148,7 @@ def _not_in(parts: Sequence[Path], events: pa.Table) -> pa.Table:
         session.register("events", pa.table({"id": events["event_id"], "row": _count_up(events)}))
         query = f"""
             SELECT "row" FROM events
-            WHERE id NOT IN (SELECT event_id FROM {_scan(parts)}) ORDER BY "row"
+            WHERE id NOT IN (SELECT event_id FROM {scan(parts)}) ORDER BY "row"
             """
         return events.take(session.sql(query).to_arrow_table()["row"])
 
@@ -152,7 +157,8 @@ def _count_up(events: pa.Table) -> pa.Array:
     return pa.array(np.arange(events.num_rows))
 
 
-def _scan(parts: Sequence[Path]) -> str:
+def scan(parts: Sequence[Path]) -> str:
+    """The SQL that reads the rows of Parquet files."""
     return f"read_parquet([{', '.join(quote_text(str(part)) for part in parts)}])"
 
 

@@ -223,7 +223,7 @@ def test_saved_dataset_is_one_file_that_is_not_overwritten_by_accident(tmp_path)
 
 
 @pytest.mark.ray
-@pytest.mark.filterwarnings("ignore:`use_push_based_shuffle`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 def test_ray_dataset_has_several_blocks_and_all_rows_in_order(tmp_path) -> None:
     import ray
 

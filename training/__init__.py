@@ -2,6 +2,7 @@
 
 ```
 mixed.py     the one way to pull a training set of real and synthetic events, as of a time
+             (selection.py selects, guard.py proves that nothing leaks, manifest.py describes)
 models/      downstream trainers; they know neither Feast nor Ray
 metrics.py   full-catalogue ranking metrics under a global time cut
 lift.py      paired lift between two arms, with intervals (bootstrap.py) and a verdict (verdict.py)
@@ -12,4 +13,18 @@ Nothing here is imported before it is used: `import training` costs nothing.
 
 from __future__ import annotations
 
-__all__: tuple[str, ...] = ()
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from training.mixed import Mix, MixedDataset, build_mixed_dataset
+
+__all__ = ["Mix", "MixedDataset", "build_mixed_dataset"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
+    """Load the pull on first use: it brings Arrow."""
+    if name in __all__:
+        from training import mixed
+
+        return getattr(mixed, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,97 @@
+# Everything runs in .venv, made from requirements.lock on first use and reused after that.
+# Works with /bin/sh and GNU make; paths on the command line are relative to where make runs.
+
+# Interpreters, tried in this order; `make PYTHON=/path/to/python` names another.
+PYTHON = python3.11 python3
+BIN = .venv/bin
+
+# Set on the command line only: an unrelated TARGET in the environment must not steer a demo.
+EVENTS =
+SOURCE =
+TARGET =
+OUT = ./scalr-demo
+ARGS =
+# They reach the recipe through its environment, where a path with spaces stays one word.
+export EVENTS SOURCE TARGET OUT
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# Sets $$python to the first interpreter that is new enough and can make a virtual environment.
+define find_python
+python=; \
+for name in $(PYTHON); do \
+	if "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		python=$$name; break; \
+	fi; \
+done; \
+if [ -z "$$python" ]; then \
+	echo "make: no Python 3.11 or newer as: $(PYTHON); install it or name it with PYTHON=/path/to/python" >&2; \
+	exit 1; \
+fi; \
+if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	echo "make: $$python cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	exit 1; \
+fi
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint types imports check format lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+install: .venv/.installed ## make .venv from the lock file; does nothing when it is up to date
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(find_python); \
+	set -e; \
+	echo "Installing into .venv with $$python (some minutes the first time)"; \
+	"$$python" -m venv .venv; \
+	$(BIN)/python -m pip install -r requirements.lock; \
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .; \
+	touch $@
+
+demo: install ## the whole path on a planted world, or with EVENTS= SOURCE= TARGET= [OUT=] [ARGS=] on yours
+	@set --; \
+	if [ -n "$$EVENTS" ]; then set -- "$$@" --events "$$EVENTS"; fi; \
+	if [ -n "$$SOURCE" ]; then set -- "$$@" --source "$$SOURCE"; fi; \
+	if [ -n "$$TARGET" ]; then set -- "$$@" --target "$$TARGET"; fi; \
+	exec $(BIN)/scalr demo --out "$$OUT" "$$@" $(ARGS)
+
+test: install ## run all tests; ARGS="-k lake" narrows them
+	$(BIN)/python -m pytest --quiet --durations=10 $(ARGS)
+
+lint: install ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install ## check types
+	$(BIN)/mypy
+
+imports: install ## check that imports go one way
+	$(BIN)/lint-imports --no-logo
+
+check: lint types imports ## lint, types and imports
+
+format: install ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: ## resolve pyproject.toml afresh into requirements.lock
+	@$(find_python); \
+	set -e; \
+	new=$$(mktemp -d); \
+	trap 'rm -rf "$$new"' EXIT; \
+	"$$python" -m venv "$$new/venv"; \
+	"$$new/venv/bin/python" -m pip install --editable '.[dev]'; \
+	"$$new/venv/bin/python" -m pip check; \
+	"$$new/venv/bin/python" -m pip freeze --all --exclude-editable --exclude pip --exclude wheel > "$$new/frozen"; \
+	{ \
+		echo "# Exact versions of everything, written by 'make lock' from pyproject.toml."; \
+		sed 's/+[A-Za-z0-9.]*$$//' "$$new/frozen"; \
+	} > "$$new/lock"; \
+	cp "$$new/lock" requirements.lock
+
+clean: ## remove .venv, caches and build output; results of demos stay
+	rm -rf .venv build dist scalr.egg-info .coverage \
+		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find feature_repo scalr_ray tests training -type d -name __pycache__ -prune -exec rm -rf {} +

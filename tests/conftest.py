@@ -1,0 +1,42 @@
+"""A clean environment for every test: nothing phones home, and no setting of the host leaks in.
+
+It is arranged while this file is imported, because numpy, Ray and Feast read their settings when
+they are first imported, and the test modules import them right after.
+"""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_QUIET = {
+    "FEAST_USAGE": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for a check: 1.4 s by default
+    "OPENBLAS_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "2",
+}
+_POINTERS = ("RAY_ADDRESS", "FEAST_FS_YAML_FILE_PATH")  # to a cluster and a store of the host
+_CONFIGURATION = "SCALR_"
+_STEERS_THE_TESTS = "SCALR_TEST_"
+
+
+def _clean_environment() -> None:
+    os.environ.update(_QUIET)
+    for name in list(os.environ):
+        configures = name.startswith(_CONFIGURATION) and not name.startswith(_STEERS_THE_TESTS)
+        if configures or name in _POINTERS:
+            del os.environ[name]
+
+
+_clean_environment()
+
+# No deadline and no limit on slow data: a busy machine is no reason to fail. On CI the examples
+# are the same each time, so that only a change of the code can change the outcome.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("local", **_PATIENT)
+settings.register_profile("ci", **_PATIENT, derandomize=True, database=None, print_blob=True)
+settings.load_profile("ci" if "CI" in os.environ else "local")

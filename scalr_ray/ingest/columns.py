@@ -6,7 +6,8 @@ in a `DataError`. Rows that are wrong one by one are `log.py`'s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ OPTIONAL = ("event_type", AVAILABLE_AT, "value")
 LOG_COLUMNS = (*REQUIRED, *OPTIONAL)
 
 DEFAULT_EVENT_TYPE = "interaction"
+
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
 
 def read_columns(file: Path, names: Mapping[str, str]) -> pa.Table:
@@ -41,7 +44,7 @@ def read_columns(file: Path, names: Mapping[str, str]) -> pa.Table:
     try:
         table = pq.read_table(file, columns=list(dict.fromkeys(wanted.values())), partitioning=None)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _unreadable(file, error) from error
     for ours in REQUIRED:
         _refuse_nulls(file, wanted[ours], table[wanted[ours]])
@@ -61,47 +64,33 @@ def infer_ids(file: Path, columns: Mapping[str, str] | None = None) -> IdTypes:
     """
     there = _schema(file)
     wanted = _wanted(file, columns or {}, there)
-    return IdTypes(
-        user_id=id_type_of(file, "user_id", there.field(wanted["user_id"]).type),
-        item_id=id_type_of(file, "item_id", there.field(wanted["item_id"]).type),
+    user_id, item_id = (
+        _id_type(file, wanted[ours], there.field(wanted[ours]).type)
+        for ours in ("user_id", "item_id")
     )
+    return IdTypes(user_id=user_id, item_id=item_id)
 
 
-def id_type_of(file: Path, name: str, found: pa.DataType) -> IdType:
-    """The id type that an Arrow type stands for.
-
-    Raises:
-        DataError: it is neither an integer nor text.
-    """
-    plain = found.value_type if pa.types.is_dictionary(found) else found
-    if pa.types.is_integer(plain):
-        return "int64"
-    if _is_text(plain):
-        return "string"
-    raise DataError(f"{file}: column {name!r} is {found}; ids are integers or text, so cast it")
-
-
-def event_columns(file: Path, raw: pa.Table, ids: IdTypes) -> dict[str, pa.ChunkedArray]:
+def event_columns(
+    file: Path, raw: pa.Table, ids: IdTypes, names: Mapping[str, str]
+) -> dict[str, pa.ChunkedArray]:
     """The columns of `read_columns` in the types of an event.
 
-    In the time columns, null stands for a time that is outside the years an event may have.
+    In the time columns, null stands for null and for a time outside the years an event may have.
 
     Raises:
         DataError: a column has a wrong type, or times without one clear zone.
     """
-    made = {
-        "user_id": _ids(file, "user_id", raw["user_id"], ids.user_id),
-        "item_id": _ids(file, "item_id", raw["item_id"], ids.item_id),
-        "domain": _text(file, "domain", raw["domain"]),
-        EVENT_TIMESTAMP: to_event_time(file, EVENT_TIMESTAMP, raw[EVENT_TIMESTAMP]),
+    makers: dict[str, Callable[[Path, str, pa.ChunkedArray], pa.ChunkedArray]] = {
+        "user_id": partial(_ids, key="user_id", wanted=ids.user_id),
+        "item_id": partial(_ids, key="item_id", wanted=ids.item_id),
+        "domain": _text,
+        "event_type": _text,
+        "value": _number,
+        EVENT_TIMESTAMP: to_event_time,
+        AVAILABLE_AT: to_event_time,
     }
-    if "event_type" in raw.column_names:
-        made["event_type"] = _text(file, "event_type", raw["event_type"])
-    if AVAILABLE_AT in raw.column_names:
-        made[AVAILABLE_AT] = to_event_time(file, AVAILABLE_AT, raw[AVAILABLE_AT])
-    if "value" in raw.column_names:
-        made["value"] = _number(file, "value", raw["value"])
-    return made
+    return {ours: makers[ours](file, names.get(ours, ours), raw[ours]) for ours in raw.column_names}
 
 
 def shorten(names: Sequence[str]) -> str:
@@ -116,9 +105,11 @@ def _schema(file: Path) -> pa.Schema:
     if not file.exists():
         raise DataError(f"{file} is not there; check the path of the event log")
     try:
-        return pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
+        schema = pq.read_schema(file)
+        schema.names  # noqa: B018 - decodes the names, which may be damaged
+    except _DAMAGE as error:
         raise _unreadable(file, error) from error
+    return schema
 
 
 def _unreadable(file: Path, error: Exception) -> DataError:
@@ -154,12 +145,23 @@ def _refuse_nulls(file: Path, name: str, column: pa.ChunkedArray) -> None:
         )
 
 
-def _ids(file: Path, name: str, column: pa.ChunkedArray, wanted: IdType) -> pa.ChunkedArray:
-    found = id_type_of(file, name, column.type)
+def _id_type(file: Path, name: str, found: pa.DataType) -> IdType:
+    plain = found.value_type if pa.types.is_dictionary(found) else found
+    if pa.types.is_integer(plain):
+        return "int64"
+    if _is_text(plain):
+        return "string"
+    raise DataError(f"{file}: column {name!r} is {found}; ids are integers or text, so cast it")
+
+
+def _ids(
+    file: Path, name: str, column: pa.ChunkedArray, *, key: str, wanted: IdType
+) -> pa.ChunkedArray:
+    found = _id_type(file, name, column.type)
     if found != wanted:
         raise DataError(
-            f"{file}: column {name!r} is {column.type}, but ids.{name} is {wanted}; "
-            f"set ids.{name}: {found} in scalr.yaml, or cast the column"
+            f"{file}: column {name!r} is {column.type}, but ids.{key} is {wanted}; "
+            f"set ids.{key}: {found} in scalr.yaml, or cast the column"
         )
     plain = _decoded(column)
     if pa.types.is_uint64(plain.type):

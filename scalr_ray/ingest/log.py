@@ -25,7 +25,7 @@ from scalr_ray.ingest.columns import (
     DEFAULT_EVENT_TYPE,
     LOG_COLUMNS,
     event_columns,
-    id_type_of,
+    infer_ids,
     read_columns,
     shorten,
 )
@@ -102,14 +102,12 @@ def read_event_log(
     Raises:
         DataError: the file as a whole cannot be used; the message says why and what to do.
     """
-    raw = read_columns(file, columns or {})
+    names = columns or {}
+    raw = read_columns(file, names)
     if not raw.num_rows:
         raise DataError(f"{file} has no rows; export the log again")
-    types = ids or IdTypes(
-        user_id=id_type_of(file, "user_id", raw["user_id"].type),
-        item_id=id_type_of(file, "item_id", raw["item_id"].type),
-    )
-    rows = _rows(raw, event_columns(file, raw, types))
+    types = ids or infer_ids(file, names)
+    rows = _rows(raw, event_columns(file, raw, types, names))
     _refuse_missing_domains(file, rows["domain"], [*source, target])
     schema = event_schema(types.user_id, types.item_id)
     with duck(spill_dir=SPILL_DIR) as session:

@@ -4,6 +4,7 @@
 store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
   view.py           what is taken from a feature view
   entity_rows.py    what it is taken for
+  plan.py           retrievals, checked and not yet run
   retrieve.py       the three reads
     sources.py        Parquet folders and Iceberg tables, as relations
     kernel.py         the as-of join

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,11 +16,15 @@ from scalr_ray.core.fingerprint import file_fingerprint
 
 def write_beside(path: Path, table: pa.Table) -> Path:
     """Write `table` durably to a hidden file in the folder of `path` and return where it lies."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with hidden.open("wb") as stream:
-        pq.write_table(table.combine_chunks(), stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with hidden.open("xb") as stream:
+            pq.write_table(table.combine_chunks(), stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        hidden.unlink(missing_ok=True)
+        raise
     return hidden
 
 

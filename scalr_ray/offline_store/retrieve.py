@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ import pyarrow as pa
 from feast.data_source import DataSource
 
 from scalr_ray.core.duck import duck, quote_name
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_range
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
@@ -48,14 +48,8 @@ def join_features(
 
     Raises:
         DataError: a key column or a source is missing or wrong.
-        UsageError: a feature has the name of an entity column.
+        UsageError: the memory limit is too low.
     """
-    shown = [column for read in reads for column in read.features.values()]
-    if clash := sorted(set(shown) & set(entities.column_names)):
-        raise UsageError(
-            f"{', '.join(clash)} is both an entity column and a feature; "
-            "drop it from entity_df or pass full_feature_names=True"
-        )
     times = entities[time_column(entities.schema)]
     result = entities
     with _open(session) as connection:
@@ -186,10 +180,20 @@ def pull_sql(pull: Pull) -> str:
     return f"{statement} QUALIFY row_number() OVER ({window}) = 1"
 
 
-def _open(session: Session) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    return duck(
-        memory_limit=session.memory_limit, threads=session.threads, spill_dir=session.spill_dir
-    )
+@contextmanager
+def _open(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
+    try:
+        with duck(
+            memory_limit=session.memory_limit, threads=session.threads, spill_dir=session.spill_dir
+        ) as connection:
+            yield connection
+    except duckdb.OutOfMemoryException as error:
+        raise UsageError(
+            f"DuckDB needs more than {session.memory_limit}; raise offline_store.memory_limit in "
+            f"feature_store.yaml ({str(error).splitlines()[0]})"
+        ) from error
+    except (duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise DataError(f"a source cannot be read: {error}") from error
 
 
 def _open_view(

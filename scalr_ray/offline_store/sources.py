@@ -76,28 +76,9 @@ def open_source(
     if isinstance(source, IcebergSource):
         return _open_iceberg(session, name, source, reading)
     files = parquet_files(source, repo)
-    if not files:
-        return False
-    listed = ", ".join(quote_text(str(file)) for file in files)
-    scan = f"read_parquet([{listed}], union_by_name = true)"
-    try:
-        kinds = dict(
-            session.execute(
-                f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan})"
-            ).fetchall()
-        )
-    except duckdb.Error as error:
-        raise DataError(f"{_label(source)} cannot be read as Parquet: {error}") from error
-    _check_columns(source, reading, kinds)
-    selected = ", ".join(
-        f"{quote_name(column)} AS {quote_name(shown)}" for shown, column in reading.columns.items()
-    )
-    kept = " AND ".join(_bound_sql(bound, kinds[bound.column]) for bound in reading.bounds)
-    session.execute(
-        f"CREATE OR REPLACE TEMP VIEW {quote_name(name)} AS "
-        f"SELECT {selected} FROM {scan} WHERE {kept or 'true'}"
-    )
-    return True
+    if files:
+        _open_files(session, name, source, reading, files)
+    return bool(files)
 
 
 def source_schema(source: DataSource, repo: Path) -> pa.Schema | None:
@@ -215,6 +196,34 @@ def _split_pattern(path: Path) -> tuple[Path, str]:
     return path, "**/*.parquet"
 
 
+def _open_files(
+    session: duckdb.DuckDBPyConnection,
+    name: str,
+    source: DataSource,
+    reading: Reading,
+    files: Sequence[Path],
+) -> None:
+    listed = ", ".join(quote_text(str(file)) for file in files)
+    scan = f"read_parquet([{listed}], union_by_name = true)"
+    try:
+        kinds = dict(
+            session.execute(
+                f"SELECT column_name, column_type FROM (DESCRIBE FROM {scan})"
+            ).fetchall()
+        )
+    except (duckdb.BinderException, duckdb.InvalidInputException, duckdb.IOException) as error:
+        raise DataError(f"{_label(source)} cannot be read as Parquet: {error}") from error
+    _check_columns(source, reading, kinds)
+    selected = ", ".join(
+        f"{quote_name(column)} AS {quote_name(shown)}" for shown, column in reading.columns.items()
+    )
+    kept = " AND ".join(_bound_sql(bound, kinds[bound.column]) for bound in reading.bounds)
+    session.execute(
+        f"CREATE OR REPLACE TEMP VIEW {quote_name(name)} AS "
+        f"SELECT {selected} FROM {scan} WHERE {kept or 'true'}"
+    )
+
+
 def _open_iceberg(
     session: duckdb.DuckDBPyConnection, name: str, source: IcebergSource, reading: Reading
 ) -> bool:
@@ -222,8 +231,9 @@ def _open_iceberg(
     if table is None:
         return False
     schema = table.schema().as_arrow()
+    # bounds on an Iceberg date would be rounded to the day, so only timestamps will do
     kinds = {
-        field.name: "TIMESTAMP" if pa.types.is_temporal(field.type) else str(field.type)
+        field.name: "TIMESTAMP" if pa.types.is_timestamp(field.type) else str(field.type)
         for field in schema
     }
     _check_columns(source, reading, kinds)

@@ -11,7 +11,6 @@ offline_store:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,13 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
-from scalr_ray.offline_store.entity_rows import read_entities, time_column, time_range
+from scalr_ray.offline_store.entity_rows import read_entities
 from scalr_ray.offline_store.job import AsOfRetrievalJob
 from scalr_ray.offline_store.parts import write_part
-from scalr_ray.offline_store.retrieve import (
-    Pull,
-    Rule,
-    Session,
-    event_set,
-    event_set_sql,
-    join_features,
-    join_features_sql,
-    pull_rows,
-    pull_sql,
-)
+from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
+from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
 from scalr_ray.offline_store.sources import check_source, part_folder, source_schema
-from scalr_ray.offline_store.view import ViewRead, read_views
+from scalr_ray.offline_store.view import read_views
 
 
 class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast publishes no types
@@ -101,9 +91,9 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             feature_views, feature_refs, full_feature_names=full_feature_names, cut_off=rule.cut_off
         )
         if entity_df is None:
-            retrieval = _event_set(config, reads, rule, start_date, end_date)
+            retrieval = plan_event_set(reads, rule, _session(config), start_date, end_date)
         else:
-            retrieval = _enrichment(config, reads, rule, read_entities(entity_df))
+            retrieval = plan_enrichment(reads, rule, _session(config), read_entities(entity_df))
         first, last = retrieval.time_range
         return AsOfRetrievalJob(
             retrieval.execute,
@@ -217,60 +207,6 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
                 "declare the schema of its feature view"
             )
         return [(field.name, str(field.type)) for field in schema]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Retrieval:
-    execute: Callable[[], pa.Table]
-    sql: str
-    keys: tuple[str, ...]
-    time_range: tuple[datetime | None, datetime | None]
-
-
-def _enrichment(
-    config: RepoConfig, reads: list[ViewRead], rule: Rule, entities: pa.Table
-) -> _Retrieval:
-    time = time_column(entities.schema)
-    for read in reads:
-        if missing := sorted(set(read.keys.values()) - set(entities.column_names)):
-            raise DataError(
-                f"entity_df lacks the key column(s) {', '.join(missing)} "
-                f"of feature view {read.name!r}; it has {', '.join(entities.column_names)}"
-            )
-    session = _session(config)
-    return _Retrieval(
-        execute=lambda: join_features(entities, reads, rule, session),
-        sql=join_features_sql(reads, rule),
-        keys=tuple(name for name in entities.column_names if name != time),
-        time_range=time_range(entities[time]),
-    )
-
-
-def _event_set(
-    config: RepoConfig,
-    reads: list[ViewRead],
-    rule: Rule,
-    start_date: datetime | None,
-    end_date: datetime | None,
-) -> _Retrieval:
-    if len(reads) != 1:
-        names = ", ".join(read.name for read in reads) or "none"
-        raise UsageError(
-            f"without entity_df exactly one feature view can be read, not {names}; "
-            "read each by itself or pass entity_df"
-        )
-    if end_date is None:
-        raise UsageError("without entity_df an end_date is needed")
-    since = parse_time(start_date, "start_date") if start_date is not None else None
-    until = parse_time(end_date, "end_date")
-    (read,) = reads
-    session = _session(config)
-    return _Retrieval(
-        execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
-        sql=event_set_sql(read),
-        keys=tuple(read.keys.values()),
-        time_range=(since, until),
-    )
 
 
 def _pull(

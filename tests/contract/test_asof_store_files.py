@@ -18,14 +18,14 @@ pytestmark = pytest.mark.feast
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def config(repo: Path) -> Any:
+def config(repo: Path, **options: Any) -> Any:
     from feast import RepoConfig
 
     return RepoConfig(
         project="files",
         provider="local",
         registry=str(repo / "registry.db"),
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore"},
+        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
         online_store=None,
         entity_key_serialization_version=3,
         repo_path=repo,
@@ -60,11 +60,11 @@ def view(path: str, **options: Any) -> Any:
     )
 
 
-def pull(repo: Path, path: str) -> Any:
+def pull(repo: Path, path: str, **options: Any) -> Any:
     from scalr_ray.offline_store import AsOfOfflineStore
 
     return AsOfOfflineStore.pull_all_from_table_or_query(
-        config(repo), source(path), ["key"], ["value"], "event_timestamp"
+        config(repo, **options), source(path), ["key"], ["value"], "event_timestamp"
     )
 
 
@@ -148,6 +148,23 @@ def test_a_corrupt_file_is_named(tmp_path) -> None:
     (tmp_path / "numbers" / "part-x.parquet").write_bytes(b"no parquet")
     with pytest.raises(DataError, match=r"part-x\.parquet"):
         pull(tmp_path, "numbers").to_arrow()
+
+
+def test_damaged_pages_are_an_error_of_the_data(tmp_path) -> None:
+    path = tmp_path / "numbers.parquet"
+    pq.write_table(rows(5000), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[100:4000] = b"\xff" * 3900
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        pull(tmp_path, "numbers.parquet").to_arrow()
+
+
+def test_too_little_memory_says_which_setting_to_raise(tmp_path) -> None:
+    pq.write_table(rows(50_000), tmp_path / "numbers.parquet")
+    job = pull(tmp_path, "numbers.parquet", memory_limit="100KB")
+    with pytest.raises(UsageError, match=r"raise offline_store\.memory_limit"):
+        job.to_arrow()
 
 
 def test_a_missing_column_is_named_with_those_there_are(tmp_path) -> None:

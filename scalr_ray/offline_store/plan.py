@@ -1,0 +1,100 @@
+"""Retrievals that have been checked and can be run: nothing is read before the job is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from scalr_ray.core.clock import parse_time
+from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.offline_store.entity_rows import time_column, time_range
+from scalr_ray.offline_store.retrieve import (
+    Rule,
+    Session,
+    event_set,
+    event_set_sql,
+    join_features,
+    join_features_sql,
+)
+from scalr_ray.offline_store.view import ViewRead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrieval:
+    """A checked retrieval.
+
+    Attributes:
+        execute: reads and joins, and returns the result.
+        sql: the statements it will run.
+        keys: the columns that identify a row, the time aside.
+        time_range: the earliest and the latest time asked for.
+    """
+
+    execute: Callable[[], pa.Table]
+    sql: str
+    keys: tuple[str, ...]
+    time_range: tuple[datetime | None, datetime | None]
+
+
+def plan_enrichment(
+    reads: Sequence[ViewRead], rule: Rule, session: Session, entities: pa.Table
+) -> Retrieval:
+    """Plan the features of `entities`.
+
+    Raises:
+        DataError: a key column of a view is missing from `entities`.
+        UsageError: a feature has the name of an entity column.
+    """
+    for read in reads:
+        if missing := sorted(set(read.keys.values()) - set(entities.column_names)):
+            raise DataError(
+                f"entity_df lacks the key column(s) {', '.join(missing)} "
+                f"of feature view {read.name!r}; it has {', '.join(entities.column_names)}"
+            )
+    shown = {column for read in reads for column in read.features.values()}
+    if clash := sorted(shown & set(entities.column_names)):
+        raise UsageError(
+            f"{', '.join(clash)} is both an entity column and a feature; "
+            "drop it from entity_df or pass full_feature_names=True"
+        )
+    time = time_column(entities.schema)
+    return Retrieval(
+        execute=lambda: join_features(entities, reads, rule, session),
+        sql=join_features_sql(reads, rule),
+        keys=tuple(name for name in entities.column_names if name != time),
+        time_range=time_range(entities[time]),
+    )
+
+
+def plan_event_set(
+    reads: Sequence[ViewRead],
+    rule: Rule,
+    session: Session,
+    start_date: datetime | None,
+    end_date: datetime | None,
+) -> Retrieval:
+    """Plan the event set of the only view in `reads`.
+
+    Raises:
+        UsageError: there is not exactly one view, or an end has no time zone.
+    """
+    if len(reads) != 1:
+        names = ", ".join(read.name for read in reads) or "none"
+        raise UsageError(
+            f"without entity_df exactly one feature view can be read, not {names}; "
+            "read each by itself or pass entity_df"
+        )
+    if end_date is None:
+        raise UsageError("without entity_df an end_date is needed")
+    since = parse_time(start_date, "start_date") if start_date is not None else None
+    until = parse_time(end_date, "end_date")
+    (read,) = reads
+    return Retrieval(
+        execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
+        sql=event_set_sql(read),
+        keys=tuple(read.keys.values()),
+        time_range=(since, until),
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
@@ -20,6 +20,9 @@ from scalr_ray.offline_store.retrieve import (
     join_features_sql,
 )
 from scalr_ray.offline_store.view import ViewRead
+
+# Feast reads a saved dataset back by its time range and cannot do so without a start.
+_BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +99,5 @@ def plan_event_set(
         execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
         sql=event_set_sql(read),
         keys=tuple(read.keys.values()),
-        time_range=(since, until),
+        time_range=(since or _BEGINNING, until),
     )

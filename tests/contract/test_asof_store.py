@@ -266,6 +266,24 @@ def test_statement_is_shown_per_view(one_row) -> None:
     assert job.metadata.max_event_timestamp == T0
 
 
+@pytest.mark.parametrize("kind", ["enriched", "event_set"])
+@pytest.mark.filterwarnings("ignore:(Saving|Retrieving) dataset:RuntimeWarning")
+def test_saved_datasets_come_back_whole(one_row, tmp_path, kind) -> None:
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    store = open_store(one_row)
+    asked = {
+        "enriched": {"entity_df": entity_frame([(("1", 1), T0), (("?", 1), T0 + HOUR)])},
+        "event_set": {"end_date": T0 + HOUR},
+    }[kind]
+    job = store.get_historical_features(features=["lasting:amount"], **asked)
+    storage = SavedDatasetFileStorage(path=str(tmp_path / "saved.parquet"))
+    store.create_saved_dataset(job, name=kind, storage=storage)
+    read = store.get_saved_dataset(kind).to_arrow()
+    columns = ["shop", "till", "amount", "event_timestamp"]
+    assert read.select(columns) == job.to_arrow().select(columns)
+
+
 @pytest.mark.parametrize(
     ("entity_df", "error", "line"),
     [

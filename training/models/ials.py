@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from scalr_ray.core.errors import DataError, UsageError
 from training.models.base import Interactions
@@ -74,7 +75,10 @@ class IALS:
         """Learn the factors; `seed` draws where the items start."""
         if not interactions.weights.any():
             raise DataError("there are no interactions to learn from")
-        users, items = _factorise(interactions.matrix(), self._config, seed)
+        # One thread: the products are so small that threads wait for each other (20 times slower on
+        # a busy machine), and the result must not depend on the number of cores.
+        with threadpool_limits(limits=1, user_api="blas"):
+            users, items = _factorise(interactions.matrix(), self._config, seed)
         prior = self._config.prior_weight * log_popularity(interactions, self._config.prior)
         self._fitted = users, items, prior.astype(np.float32)
 

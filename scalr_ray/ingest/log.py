@@ -112,7 +112,7 @@ def read_event_log(
     schema = event_schema(types.user_id, types.item_id)
     with duck(spill_dir=SPILL_DIR) as session:
         _judge(session, rows, [*source, target])
-        events, verdicts = _accepted(session, schema), _set_aside(session)
+        events, verdicts = _accepted(session, rows, schema), _set_aside(session)
     _refuse_unusable(file, events, source, target)
     return EventLog(
         events=events,
@@ -141,7 +141,7 @@ def _rows(raw: pa.Table, made: Mapping[str, pa.ChunkedArray]) -> pa.Table:
 
 
 def _judge(session: duckdb.DuckDBPyConnection, rows: pa.Table, domains: Sequence[str]) -> None:
-    """Make the table `judged`: the rows of `domains`, each with its id and, if bad, a reason.
+    """Make the table `judged`: for each row of `domains` its id and, if it is bad, the reason.
 
     Of several rows that describe the same event, the first sound one stays.
     """
@@ -150,8 +150,7 @@ def _judge(session: duckdb.DuckDBPyConnection, rows: pa.Table, domains: Sequence
     session.execute(f"""
         CREATE TABLE judged AS
         WITH faults AS (
-          SELECT * REPLACE (coalesce({AVAILABLE_AT}, {EVENT_TIMESTAMP}) AS {AVAILABLE_AT}),
-                 {_fault()} AS fault, {_EVENT_ID} AS event_id
+          SELECT "row", {EVENT_TIMESTAMP}, {_EVENT_ID} AS event_id, {_fault()} AS fault
           FROM rows WHERE domain IN ({asked})
         ), firsts AS (
           SELECT event_id, min("row") AS first_row FROM faults WHERE fault IS NULL GROUP BY event_id
@@ -177,12 +176,17 @@ def _fault() -> str:
     return f"CASE {cases} END"
 
 
-def _accepted(session: duckdb.DuckDBPyConnection, schema: pa.Schema) -> pa.Table:
-    columns = ", ".join(EVENT_COLUMNS)
+def _accepted(session: duckdb.DuckDBPyConnection, rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The sound rows with their ids, in order."""
     query = f"""
-        SELECT {columns} FROM judged WHERE reason IS NULL ORDER BY {EVENT_TIMESTAMP}, event_id
+        SELECT "row", event_id FROM judged WHERE reason IS NULL ORDER BY {EVENT_TIMESTAMP}, event_id
         """
-    return session.sql(query).to_arrow_table().cast(schema)
+    sound = session.sql(query).to_arrow_table()
+    taken = rows.take(sound["row"])
+    known = pc.coalesce(taken[AVAILABLE_AT], taken[EVENT_TIMESTAMP])
+    made = {"event_id": sound["event_id"], AVAILABLE_AT: known}
+    columns = {**dict(zip(taken.column_names, taken.columns, strict=True)), **made}
+    return pa.table({name: columns[name] for name in EVENT_COLUMNS}).cast(schema)
 
 
 def _set_aside(session: duckdb.DuckDBPyConnection) -> pa.Table:

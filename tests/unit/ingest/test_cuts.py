@@ -24,7 +24,7 @@ moments = st.datetimes(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(times=st.lists(moments, min_size=1, max_size=20), quantile=st.floats(0.01, 0.99))
 def test_the_cut_is_the_day_of_numpys_quantile_of_the_target_times(
     times: list[datetime], quantile: float

@@ -202,7 +202,7 @@ def test_spellings_of_one_offset_are_no_mixture(tmp_path: Path):
     assert times_of(tmp_path, pa.array(texts)) == [NOON] * 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     moments=st.lists(
         st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1)),  # noqa: DTZ001 - a zone follows
@@ -356,7 +356,7 @@ small_rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows=small_rows)
 def test_every_row_is_an_event_or_refused_or_of_another_domain(rows: list[dict[str, object]]):
     rows = [*sound_rows(2), *rows]

@@ -113,7 +113,7 @@ random_rows = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(rows=random_rows, step=st.sampled_from([DAY, 30 * DAY]))
 def test_snapshots_are_what_brute_force_finds(rows: list[dict[str, object]], step: timedelta):
     anchors = [row(slot, user_id="a", event_timestamp=MIDNIGHT - 9 * DAY) for slot in (0, 1)]

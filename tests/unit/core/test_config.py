@@ -27,6 +27,7 @@ CANDIDATES: tuple[Any, ...] = (
     "1GB",
     "other",
     ["books", "films"],
+    [0.7],
     [0.0, 0.7],
 )
 WITH_ONE_VALUE = {"translator.kind"}

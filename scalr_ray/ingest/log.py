@@ -126,15 +126,15 @@ def read_event_log(
 def _rows(raw: pa.Table, made: Mapping[str, pa.ChunkedArray]) -> pa.Table:
     """The event columns, complete with defaults, beside each row's place in the file."""
     count = raw.num_rows
-    given = raw[AVAILABLE_AT].is_valid() if AVAILABLE_AT in made else pa.nulls(count, pa.bool_())
+    availability = AVAILABLE_AT if AVAILABLE_AT in made else EVENT_TIMESTAMP
     event_type = made.get("event_type", pa.chunked_array([pa.nulls(count, pa.string())]))
     return pa.table(
         {
             **made,
             "row": np.arange(count),
             "event_type": pc.fill_null(event_type, DEFAULT_EVENT_TYPE),
-            AVAILABLE_AT: made.get(AVAILABLE_AT, made[EVENT_TIMESTAMP]),
-            "available_given": pc.fill_null(given, fill_value=False),
+            AVAILABLE_AT: made[availability],
+            "available_given": raw[availability].is_valid(),
             "value": made.get("value", pa.nulls(count, pa.float64())),
         }
     )

@@ -26,6 +26,7 @@ ENV_PREFIX = "SCALR_"
 _ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 DomainName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -78,7 +79,7 @@ class TranslatorSettings(_Section):
 
     kind: Literal["frequency"] = "frequency"
     alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0)
-    shrinkages: tuple[Annotated[float, Field(gt=0)], ...] = (0.01, 0.1, 1.0, 5.0)
+    shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 5.0)
 
     @model_validator(mode="after")
     def _has_zero(self) -> TranslatorSettings:

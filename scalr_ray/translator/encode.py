@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy import sparse
+
+from scalr_ray.core.fingerprint import fingerprint
 
 # Joins domain and item id into one key; a control character that no id should carry.
 _KEY_SEPARATOR = "\x1f"
@@ -33,6 +36,11 @@ class Vocabulary:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for equal ids in equal order, so for equal codes."""
+        return fingerprint(self.ids.to_pylist(), 32)
 
     def codes(self, values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """(N,) the code of each value, -1 where it is unknown."""

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.translator.encode import Vocabulary
-
-_TINY = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,11 @@ class FrequencyTranslator:
         """(I,) items that were seen before the cut."""
         return np.asarray(self.prior > 0)
 
+    @cached_property
+    def pair_totals(self) -> NDArray[np.float64]:
+        """(S,) the sum of each source item's counts over the target items."""
+        return np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel()
+
     def with_strength(self, strength: Strength) -> FrequencyTranslator:
         """The same counts and prior under other exponents."""
         return replace(self, strength=strength)
@@ -93,26 +97,26 @@ class FrequencyTranslator:
             (B, I); 0 for a user without history.
         """
         k = self.strength.shrinkage
+        k = self.strength.shrinkage
         own_items = np.asarray(own.sum(axis=1), dtype=np.float64).ravel()
-        row_total = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
         lengths = np.diff(history.indptr)
-        user = np.repeat(np.arange(history.shape[0]), lengths)
-        share = 1.0 / (row_total[history.indices] - own_items[user] + k)
-        weights = sparse.csr_matrix(
-            (share.astype(np.float32), history.indices, history.indptr), shape=history.shape
+        user = np.repeat(np.arange(len(lengths)), lengths)
+        # A user with history has put one count per own item into the row of each source item.
+        without_user = np.maximum(self.pair_totals[history.indices] - own_items[user], 0.0)
+        others = np.maximum(self.marginal.sum() - np.where(lengths > 0, own_items, 0.0), 0.0)
+        share = sparse.csr_matrix(
+            (1.0 / (without_user + k), history.indices, history.indptr), shape=history.shape
         )
-        probability = np.asarray((weights @ self.counts).todense(), dtype=np.float32)
-        counted = (own_items > 0) & (lengths > 0)
-        others = np.maximum(self.marginal.sum() - np.where(counted, own_items, 0.0), 1.0)
-        pulled = k * np.asarray(weights.sum(axis=1), dtype=np.float64).ravel()
-        # lift = (sum_j c / denominator + pulled * q) / (J q), with q(i) = marginal(i) / others
-        floor = np.maximum(self.marginal, 0.5)
-        probability *= (others / np.maximum(lengths, 1))[:, None].astype(np.float32)
-        probability /= floor.astype(np.float32)
-        probability += (pulled / np.maximum(lengths, 1))[:, None].astype(np.float32)
-        np.log(np.maximum(probability, _TINY, out=probability), out=probability)
-        probability[lengths == 0] = 0.0
-        return probability
+        pulled = k * np.asarray(share.sum(axis=1)).ravel()
+        # With J source items and q(i) = marginal(i) / others:
+        # lift(i) = sum_j (c(j, i) / q(i) + k) / (n_j + k) / J; without a marginal c is 0 too.
+        per_item = np.maximum(lengths, 1)[:, None].astype(np.float32)
+        lift = (share.astype(np.float32) @ self.counts).toarray()
+        lift *= others[:, None].astype(np.float32) / per_item
+        lift /= np.maximum(self.marginal, 1.0).astype(np.float32)
+        lift += pulled[:, None].astype(np.float32) / per_item
+        lift[lengths == 0] = 1.0
+        return np.asarray(np.log(lift, out=lift))
 
     def log_scores(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
         """(B, I) log prior + alpha * log lift, before temperature; -inf where not rankable."""
@@ -143,19 +147,22 @@ class FrequencyTranslator:
             items: (N,) source item codes.
             target: (N,) target item codes, one per source item.
         """
-        totals = np.asarray(self.counts.sum(axis=1), dtype=np.float64).ravel()
+        if not items.size:  # scipy answers an empty selection with another shape
+            return np.empty(0)
         pair = np.asarray(self.counts[items, target], dtype=np.float64).ravel()
-        return np.asarray(pair / (totals[items] + self.strength.shrinkage))
+        return np.asarray(pair / (self.pair_totals[items] + self.strength.shrinkage))
 
 
 def count_users(history: sparse.csr_matrix, own: sparse.csr_matrix) -> sparse.csr_matrix:
-    """(S, I) distinct users with source item j and target item i.
+    """(S, I) distinct users with source item j and target item i, in canonical CSR.
 
     Args:
         history: (U, S) 0/1.
         own: (U, I) 0/1, the same users.
     """
-    return (history.T @ own).tocsr().astype(np.float32)
+    counts = (history.T @ own).tocsr().astype(np.float32)
+    counts.sort_indices()
+    return counts
 
 
 def overlap_marginal(history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float64]:
@@ -173,8 +180,8 @@ def mask_entries(scores: NDArray[np.float32], entries: sparse.csr_matrix) -> Non
 def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Row-wise log-softmax, in place; a row of minus infinities stays one."""
     peak = scores.max(axis=1, keepdims=True)
-    peak[~np.isfinite(peak)] = 0.0
-    scores -= peak
-    with np.errstate(divide="ignore"):
-        scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    possible = np.isfinite(peak)
+    scores -= np.where(possible, peak, 0.0)
+    total = np.exp(scores).sum(axis=1, keepdims=True)
+    scores -= np.log(np.where(possible, total, 1.0))
     return scores

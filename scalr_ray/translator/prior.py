@@ -39,7 +39,9 @@ def recent_popularity(
     """
     past = times < as_of_micros
     recent = past & (times >= as_of_micros - window_days * DAY_MICROS)
-    counts = np.bincount(codes[recent], minlength=items).astype(np.float64)
-    counts += background * np.bincount(codes[past], minlength=items)
-    total = counts.sum()
-    return counts / total if total > 0 else counts
+    counts = np.bincount(codes[recent], minlength=items) + background * np.bincount(
+        codes[past], minlength=items
+    )
+    # From whole numbers, so that items without events cannot move the last bit.
+    total = int(recent.sum()) + background * int(past.sum())
+    return np.asarray(counts / total if total > 0 else counts)

@@ -1,7 +1,7 @@
 """A translator on disk: JSON and Parquet only, so that loading one runs no code of its own.
 
 ```
-<folder>/translator.json       settings, cutoff, delays
+<folder>/translator.json       settings, cutoff, delays, and the sha256 of each other file
          counts.parquet        source, target, users
          source_items.parquet  key
          target_items.parquet  item_id, marginal, prior, first_seen
@@ -14,6 +14,7 @@ import json
 import shutil
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,40 +22,25 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from scalr_ray.core.errors import DataError
+from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
 
 _FORMAT = 1
+_SETTINGS = "translator.json"
 
 
 def save_translator(translator: FrequencyTranslator, folder: Path) -> None:
     """Write all files beside `folder` and rename, so that a reader finds all of them or none."""
     staged = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(staged, ignore_errors=True)
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    for leftover in (staged, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
     staged.mkdir(parents=True)
-    counts = translator.counts.tocoo()
-    pq.write_table(
-        pa.table(
-            {
-                "source": pa.array(counts.row.astype(np.int32)),
-                "target": pa.array(counts.col.astype(np.int32)),
-                "users": pa.array(counts.data.astype(np.float32)),
-            }
-        ),
-        staged / "counts.parquet",
-    )
-    pq.write_table(pa.table({"key": translator.source_items.ids}), staged / "source_items.parquet")
-    pq.write_table(
-        pa.table(
-            {
-                "item_id": translator.target_items.ids,
-                "marginal": translator.marginal,
-                "prior": translator.prior,
-                "first_seen": translator.first_seen,
-            }
-        ),
-        staged / "target_items.parquet",
-    )
+    tables = _tables(translator)
+    for name, table in tables.items():
+        pq.write_table(table, staged / name)
     strength = translator.strength
     settings = {
         "format": _FORMAT,
@@ -65,39 +51,71 @@ def save_translator(translator: FrequencyTranslator, folder: Path) -> None:
         "alpha": strength.alpha,
         "temperature": strength.temperature,
         "delays_us": translator.delays.tolist(),
+        "files": {name: file_fingerprint(staged / name) for name in tables},
     }
-    (staged / "translator.json").write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
+    (staged / _SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    if folder.exists():
+        folder.rename(replaced)
     staged.rename(folder)
+    if replaced.exists():
+        shutil.rmtree(replaced)
 
 
 def load_translator(folder: Path) -> FrequencyTranslator:
     """Read a translator back.
 
     Raises:
-        DataError: the folder is missing, incomplete or of another format.
+        DataError: the folder is missing, incomplete, damaged or of another format.
     """
     try:
-        settings = json.loads((folder / "translator.json").read_text(encoding="utf-8"))
-        counts = pq.read_table(folder / "counts.parquet")
-        sources = pq.read_table(folder / "source_items.parquet")
-        targets = pq.read_table(folder / "target_items.parquet")
-    except (OSError, pa.ArrowInvalid, json.JSONDecodeError) as error:
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        if settings["format"] != _FORMAT:
+            raise DataError(f"translator {folder} has another format; run `scalr train` again")
+        for name, recorded in settings["files"].items():
+            if file_fingerprint(folder / name) != recorded:
+                raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
+        return _assemble(settings, folder)
+    # Arrow's errors and malformed JSON are ValueErrors.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
         raise DataError(
-            f"translator {folder} is unreadable ({error}); run `scalr train`"
+            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
         ) from error
-    if settings.get("format") != _FORMAT:
-        raise DataError(f"translator {folder} has another format; run `scalr train` again")
+
+
+def _tables(translator: FrequencyTranslator) -> dict[str, pa.Table]:
+    counts = translator.counts.tocoo()
+    return {
+        "counts.parquet": pa.table(
+            {
+                "source": pa.array(counts.row.astype(np.int32)),
+                "target": pa.array(counts.col.astype(np.int32)),
+                "users": pa.array(counts.data.astype(np.float32)),
+            }
+        ),
+        "source_items.parquet": pa.table({"key": translator.source_items.ids}),
+        "target_items.parquet": pa.table(
+            {
+                "item_id": translator.target_items.ids,
+                "marginal": translator.marginal,
+                "prior": translator.prior,
+                "first_seen": translator.first_seen,
+            }
+        ),
+    }
+
+
+def _assemble(settings: dict[str, Any], folder: Path) -> FrequencyTranslator:
+    counts = pq.read_table(folder / "counts.parquet")
+    sources = pq.read_table(folder / "source_items.parquet")
+    targets = pq.read_table(folder / "target_items.parquet")
+    places = (counts["source"].to_numpy(), counts["target"].to_numpy())
     return FrequencyTranslator(
         train_cutoff=datetime.fromisoformat(settings["train_cutoff"]),
         source_items=Vocabulary(ids=sources["key"].combine_chunks()),
         target_items=Vocabulary(ids=targets["item_id"].combine_chunks()),
         counts=sparse.csr_matrix(
-            (
-                counts["users"].to_numpy(),
-                (counts["source"].to_numpy(), counts["target"].to_numpy()),
-            ),
-            shape=(sources.num_rows, targets.num_rows),
+            (counts["users"].to_numpy(), places), shape=(sources.num_rows, targets.num_rows)
         ),
         marginal=targets["marginal"].to_numpy(),
         prior=targets["prior"].to_numpy(),

@@ -14,6 +14,7 @@ from scalr_ray.core.clock import time_literal
 from scalr_ray.core.duck import duck, quote_text
 from scalr_ray.gate.check import Check
 from scalr_ray.gate.drift import population_stability
+from scalr_ray.translator import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,8 @@ class Observed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _RowCheck:
-    """A rule and the SQL that counts the rows of `batch` that break it."""
+class _RowRule:
+    """What must be true of every row: in words, and as SQL that counts the rows that break it."""
 
     name: str
     rule: str
@@ -72,66 +73,76 @@ def audit(
         session.register("batch", batch)
         session.register("source", observed.source)
         session.register("target", observed.target)
-        session.register("catalogue", pa.table({"item_id": observed.item_ids}))
         rows = [_count(session, rule) for rule in _rules(batch_id, observed.as_of)]
     return [filled, *rows, _drift(batch, observed, max_psi), _mass(batch, observed, max_mass_frac)]
 
 
-def _rules(batch_id: str, as_of: datetime) -> list[_RowCheck]:
+def _rules(batch_id: str, as_of: datetime) -> list[_RowRule]:
     cut = time_literal(as_of)
     return [
-        _RowCheck(
+        _RowRule(
             name="one_batch",
             rule="every row names this batch",
-            count=f"SELECT count(*) FROM batch WHERE batch_id <> {quote_text(batch_id)}",
+            count=_breaking(f"batch_id = {quote_text(batch_id)}"),
         ),
-        _RowCheck(
+        _RowRule(
             name="unique_event_id",
             rule="no event id stands twice",
             count="SELECT count(*) - count(DISTINCT event_id) FROM batch",
         ),
-        _RowCheck(
+        _RowRule(
             name="unique_pair",
             rule="no user gets an item twice",
             count="SELECT count(*) - count(DISTINCT (user_id, item_id)) FROM batch",
         ),
-        _RowCheck(
+        _RowRule(
             name="clocks",
             rule="event before the cut, known by the cut, and known no earlier than its translator",
-            count=f"""SELECT count(*) FROM batch
-                WHERE NOT (event_timestamp < {cut} AND available_at <= {cut}
-                           AND available_at >= train_cutoff AND event_timestamp < available_at)""",
+            count=_breaking(
+                f"event_timestamp < {cut} AND available_at <= {cut} "
+                "AND train_cutoff <= available_at AND event_timestamp < available_at"
+            ),
         ),
-        _RowCheck(
+        _RowRule(
             name="likelihood",
             rule="likelihood in (0, 1], weight finite and not negative",
-            count="""SELECT count(*) FROM batch
-                WHERE NOT coalesce(likelihood > 0 AND likelihood <= 1
-                                   AND isfinite(sample_weight) AND sample_weight >= 0, false)""",
+            count=_breaking(
+                "likelihood > 0 AND likelihood <= 1 "
+                "AND isfinite(sample_weight) AND sample_weight >= 0"
+            ),
         ),
-        _RowCheck(
+        _RowRule(
             name="not_real",
             rule="no pair of user and item was already observed",
             count="SELECT count(*) FROM batch SEMI JOIN target USING (user_id, item_id)",
         ),
-        _RowCheck(
+        _RowRule(
             name="in_catalogue",
             rule="the item had been seen by the time of the event",
-            count="""SELECT count(*) FROM batch LEFT JOIN (
-                    SELECT item_id, min(event_timestamp) AS first FROM target GROUP BY item_id
-                ) USING (item_id) WHERE first IS NULL OR event_timestamp < first""",
+            count=_breaking(
+                "first <= event_timestamp",
+                "LEFT JOIN (SELECT item_id, min(event_timestamp) AS first FROM target GROUP BY ALL)"
+                " USING (item_id)",
+            ),
         ),
-        _RowCheck(
+        _RowRule(
             name="lineage",
             rule="the source event exists, is the user's own and comes strictly before",
-            count="""SELECT count(*) FROM batch b LEFT JOIN source s
-                ON s.event_id = b.source_event_id AND s.user_id = b.user_id
-                WHERE s.event_id IS NULL OR s.event_timestamp >= b.event_timestamp""",
+            count=_breaking(
+                "triggered < event_timestamp",
+                "LEFT JOIN (SELECT event_id AS source_event_id, user_id, event_timestamp AS "
+                "triggered FROM source) USING (source_event_id, user_id)",
+            ),
         ),
     ]
 
 
-def _count(session: duckdb.DuckDBPyConnection, rule: _RowCheck) -> Check:
+def _breaking(holds: str, joined: str = "") -> str:
+    """SQL that counts the rows for which `holds` is false or unknown."""
+    return f"SELECT count(*) FROM batch {joined} WHERE NOT coalesce({holds}, false)"
+
+
+def _count(session: duckdb.DuckDBPyConnection, rule: _RowRule) -> Check:
     found = session.execute(rule.count).fetchone()
     assert found is not None
     broken = int(found[0])
@@ -142,9 +153,8 @@ def _count(session: duckdb.DuckDBPyConnection, rule: _RowCheck) -> Check:
 
 
 def _drift(batch: pa.Table, observed: Observed, max_psi: float) -> Check:
-    position = {item: at for at, item in enumerate(observed.item_ids.to_pylist())}
-    codes = np.array([position.get(item, -1) for item in batch["item_id"].to_pylist()])
-    drawn = np.bincount(codes[codes >= 0], minlength=len(position)).astype(np.float64)
+    codes = Vocabulary(ids=observed.item_ids).codes(batch["item_id"])
+    drawn = np.bincount(codes[codes >= 0], minlength=len(observed.item_ids)).astype(np.float64)
     psi = population_stability(observed.prior, drawn) if drawn.sum() else float("inf")
     return Check(
         name="popularity_drift",

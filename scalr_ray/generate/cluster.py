@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import ray
 
+from scalr_ray.core.errors import RetryLater
+
 # Ray's own reports, colours and bars would drown what the command prints.
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,24 +25,41 @@ def ray_session(cpus: int) -> Iterator[None]:
     """Use the Ray that is up or that `RAY_ADDRESS` names; else start one with `cpus` and end it.
 
     A session that was there before stays there afterwards.
+
+    Raises:
+        RetryLater: the cluster that `RAY_ADDRESS` names does not answer.
     """
     if ray.is_initialized():
         yield
         return
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    remote = bool(os.environ.get("RAY_ADDRESS"))
-    if not remote:
-        # A private local cluster listens on loopback only and dies with this block.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.init(
-        num_cpus=None if remote else cpus,
-        include_dashboard=None if remote else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _connect(address)
+    else:
+        # A private local cluster listens on loopback only and dies with this block. It is asked for
+        # by name, for else Ray joins any cluster that was ever started on this machine.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        ray.init(
+            "local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise RetryLater(
+            f"the Ray cluster at {address} does not answer ({error}); "
+            "start it, or unset RAY_ADDRESS"
+        ) from error

@@ -11,7 +11,6 @@ Legend: B users, I target items, N candidates, H source events of a candidate's 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.core.clock import to_micros
+from scalr_ray.core.errors import LeakageError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.core.keyed import keyed_bits, keyed_gumbel, keyed_uniform, stream_seed
 from scalr_ray.translator.frequency import FrequencyTranslator, log_softmax, mask_entries
@@ -66,69 +66,73 @@ def draw_events(
 
     Args:
         users: rows of `plan_users`.
-        translator: must have been trained as of `settings.as_of` or before.
+        translator: trained as of `settings.as_of` or before, under the vocabularies of the plan.
         settings: of this run.
         schema: of a synthetic event (`core.events.synthetic_event_schema`).
 
     Returns:
         `schema` plus `reason` (text): null for a synthetic event, else why it was refused.
+
+    Raises:
+        LeakageError: the translator was trained after `settings.as_of`.
     """
+    refuse_later_translator(translator, settings)
     row, item, log_p = _sample(users, translator, settings)
     trigger = _trigger(users, translator, row, item, settings)
-    source_times = users["source_times"].combine_chunks().values.to_numpy()
-    times = _event_times(
-        source_times[trigger],
-        translator.first_seen[item],
-        translator.delays,
-        to_micros(settings.as_of),
-        keyed_uniform(
-            stream_seed("delay", settings.seed), _codes(users)[row], _item_keys(translator)[item]
-        ),
-    )
     likelihood = np.exp(log_p.astype(np.float64))
-    slot = np.arange(len(row)) - np.searchsorted(row, row)
-    user_ids = users["user_id"].combine_chunks().take(pa.array(row))
-    known = max(settings.as_of, translator.train_cutoff)
-    constant = {
-        "domain": settings.domain,
-        "event_type": EVENT_TYPE,
-        "batch_id": settings.batch_id,
-        "translator_version": settings.translator_version,
-    }
-    moments = {
-        "available_at": known,
-        "train_cutoff": translator.train_cutoff,
-        "generated_at": settings.as_of,
-    }
-    columns = {
-        "event_id": _event_ids(settings.batch_id, user_ids.to_pylist(), slot),
-        "user_id": user_ids,
-        "item_id": translator.target_items.ids.take(pa.array(item)),
-        "event_timestamp": pa.array(times).cast(TIMESTAMP),
-        "value": pa.nulls(len(row), pa.float64()),
-        "likelihood": pa.array(np.maximum(likelihood, np.finfo(np.float64).tiny)),
-        "sample_weight": pa.array(settings.weight_scale * users["weight"].to_numpy()[row]),
-        "source_event_id": users["source_event_ids"]
-        .combine_chunks()
-        .values.take(pa.array(trigger)),
-        **{name: pa.repeat(text, len(row)) for name, text in constant.items()},
-        **{
-            name: pa.repeat(pa.scalar(moment, TIMESTAMP), len(row))
-            for name, moment in moments.items()
-        },
-    }
+    source_times = users["source_times"].combine_chunks().values.to_numpy()
+    source_event_ids = users["source_event_ids"].combine_chunks().values
+    columns = _constants(translator, settings, len(row))
+    columns["user_id"] = users["user_id"].combine_chunks().take(pa.array(row))
+    columns["item_id"] = translator.target_items.ids.take(pa.array(item))
+    columns["event_id"] = _event_ids(settings.batch_id, columns["user_id"], row)
+    columns["event_timestamp"] = pa.array(
+        _event_times(
+            source_times[trigger],
+            translator.first_seen[item],
+            translator.delays,
+            to_micros(settings.as_of),
+            keyed_uniform(stream_seed("delay", settings.seed), _codes(users)[row], item),
+        )
+    ).cast(TIMESTAMP)
+    columns["likelihood"] = pa.array(np.maximum(likelihood, np.finfo(np.float64).tiny))
+    columns["sample_weight"] = pa.array(settings.weight_scale * users["weight"].to_numpy()[row])
+    columns["source_event_id"] = source_event_ids.take(pa.array(trigger))
     drawn = pa.table([columns[name] for name in schema.names], schema=schema)
     accepted = pa.array(likelihood >= settings.likelihood_floor)
     reason = pc.if_else(accepted, pa.scalar(None, pa.string()), BELOW_FLOOR)
     return drawn.append_column("reason", reason)
 
 
+def refuse_later_translator(translator: FrequencyTranslator, settings: DrawSettings) -> None:
+    """Raise LeakageError if the translator was trained after `settings.as_of`."""
+    if translator.train_cutoff > settings.as_of:
+        raise LeakageError(
+            f"the translator was trained as of {translator.train_cutoff}, after the generation "
+            f"time {settings.as_of}; train one as of then"
+        )
+
+
+def _constants(
+    translator: FrequencyTranslator, settings: DrawSettings, rows: int
+) -> dict[str, pa.Array]:
+    """The columns that are the same in every row of a run."""
+    scalars = {
+        "domain": pa.scalar(settings.domain),
+        "event_type": pa.scalar(EVENT_TYPE),
+        "value": pa.scalar(None, pa.float64()),
+        "batch_id": pa.scalar(settings.batch_id),
+        "translator_version": pa.scalar(settings.translator_version),
+        "train_cutoff": pa.scalar(translator.train_cutoff, TIMESTAMP),
+        # Known once it is drawn: neither the translator nor what it was drawn from is newer.
+        "available_at": pa.scalar(settings.as_of, TIMESTAMP),
+        "generated_at": pa.scalar(settings.as_of, TIMESTAMP),
+    }
+    return {name: pa.repeat(scalar, rows) for name, scalar in scalars.items()}
+
+
 def _codes(users: pa.Table) -> NDArray[np.int64]:
     return np.asarray(users["user_code"].to_numpy())
-
-
-def _item_keys(translator: FrequencyTranslator) -> NDArray[np.int64]:
-    return np.arange(len(translator.target_items))
 
 
 def _sample(
@@ -137,14 +141,15 @@ def _sample(
     """(N,) user row, item code and calibrated log-likelihood, by user, then by slot."""
     history = _incidence(users, "source_items", len(translator.source_items))
     own = _incidence(users, "own_items", len(translator.target_items))
-    codes, keys = _codes(users), _item_keys(translator)
+    codes, catalogue = _codes(users), np.arange(len(translator.target_items))
     noise_seed = stream_seed("item", settings.seed)
-    parts = []
+    nobody = np.empty(0, dtype=np.int64)
+    parts = [(nobody, nobody, np.empty(0, dtype=np.float32))]
     for start in range(0, users.num_rows, _SCORE_CHUNK):
         part = slice(start, start + _SCORE_CHUNK)
         scores = translator.log_scores(history[part], own[part])
         mask_entries(scores, own[part])
-        noise = keyed_gumbel(noise_seed, codes[part, None], keys[None, :])
+        noise = keyed_gumbel(noise_seed, codes[part, None], catalogue[None, :])
         perturbed = scores / settings.temperature + noise
         items = _largest(perturbed, settings.per_user)
         log_p = log_softmax(scores / np.float32(translator.strength.temperature))
@@ -193,14 +198,12 @@ def _trigger(
     candidate = np.repeat(np.arange(len(row)), lengths)
     within = np.arange(len(candidate)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     position = offsets[row][candidate] + within
-    weight = np.full(len(candidate), 1.0)
+    weight = np.ones(len(candidate))
     if translator.strength.alpha > 0:
         pull = translator.evidence_by_event(source_items[position], item[candidate])
         nothing = np.bincount(candidate, weights=pull, minlength=len(row)) == 0
         weight = np.where(nothing[candidate], 1.0, pull)
-    pair = keyed_bits(
-        stream_seed("trigger", settings.seed), _codes(users)[row], _item_keys(translator)[item]
-    )
+    pair = keyed_bits(stream_seed("trigger", settings.seed), _codes(users)[row], item)
     with np.errstate(divide="ignore"):
         value = np.log(weight) + keyed_gumbel(0, pair[candidate], within)
     order = np.lexsort((-value, candidate))
@@ -221,12 +224,12 @@ def _event_times(
     leave none of it, it is uniform between them.
     """
     low = np.maximum(1, first_seen - triggered)
-    high = np.maximum(cut - triggered, low + 1)
+    high = cut - triggered
     delay = low + uniform * (high - low)
-    if delays.size > 1:
+    if delays.size:
         grid = np.linspace(0.0, 1.0, len(delays))
-        # Strictly increasing support, so that the quantile function can be inverted.
-        support = delays.astype(np.float64) + np.arange(len(delays)) * 1e-3
+        # A microsecond more per quantile: strictly increasing, so that it can be inverted.
+        support = (delays + np.arange(len(delays))).astype(np.float64)
         at_low, at_high = np.interp(low, support, grid), np.interp(high, support, grid)
         inside = at_high > at_low
         drawn = np.interp(at_low + uniform * (at_high - at_low), grid, support)
@@ -234,11 +237,13 @@ def _event_times(
     return np.asarray(triggered + np.clip(np.floor(delay).astype(np.int64), low, high - 1))
 
 
-def _event_ids(batch_id: str, users: Iterable[object], slots: NDArray[np.int64]) -> pa.Array:
+def _event_ids(batch_id: str, users: pa.Array, row: NDArray[np.int64]) -> pa.Array:
+    """(N,) hashes of batch, user and slot, which is a candidate's place among the user's rows."""
+    slots = np.arange(len(row)) - np.searchsorted(row, row)
     return pa.array(
         [
             hashlib.blake2b(f"{batch_id}\x1f{user}\x1f{slot}".encode(), digest_size=16).hexdigest()
-            for user, slot in zip(users, slots.tolist(), strict=True)
+            for user, slot in zip(users.to_pylist(), slots.tolist(), strict=True)
         ],
         pa.string(),
     )

@@ -3,13 +3,14 @@
 The translator travels once through the object store; each task turns a block of users into
 candidates with the kernel and writes its own file, so memory is flat in the number of users. A file
 is named after the first user of its block and appears by rename: a retried task replaces its own
-file and doubles nothing. What comes back to the driver is one row of counts per block, which is
-also the progress.
+file and doubles nothing. What comes back to the driver is a few counts per block, which are also
+the progress.
 """
 
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from scalr_ray.generate.draw import DrawSettings, draw_events
+from scalr_ray.core.errors import DataError
+from scalr_ray.generate.draw import DrawSettings, draw_events, refuse_later_translator
+from scalr_ray.generate.plan import VOCABULARY_KEY, vocabulary_fingerprint
 from scalr_ray.translator.frequency import FrequencyTranslator
 
 
@@ -72,9 +75,16 @@ def generate_batch(
         to: where the rows go.
         users_per_task: users per block; bounds the memory of a task.
         on_progress: called with the number of users done since the last call.
+
+    Raises:
+        DataError: the plan and the translator were made from different events.
+        LeakageError: the translator was trained after `settings.as_of`.
     """
+    refuse_later_translator(translator, settings)
+    _refuse_other_vocabulary(users, translator)
     for folder in (to.staged, to.refused):
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir(parents=True)
     if users.num_rows == 0:
         return GeneratedBatch(users=0, events=0, refused={})
@@ -82,38 +92,49 @@ def generate_batch(
 
     def draw_and_write(block: pa.Table) -> pa.Table:
         drawn = draw_events(block, ray.get(shared), settings, schema)
-        return _write_block(drawn, f"part-{block['user_code'][0].as_py():012d}.parquet", to, schema)
+        return _write_block(block, drawn, to, schema)
 
     counted = (
         ray.data.from_arrow(users)
         .repartition(-(-users.num_rows // users_per_task))
         .map_batches(draw_and_write, batch_size=None, batch_format="pyarrow")
     )
-    totals: Counter[str] = Counter()
-    for block in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for reason, rows in zip(
-            block["reason"].to_pylist(), block["rows"].to_pylist(), strict=True
-        ):
-            totals[reason] += rows
-        if on_progress is not None:
-            on_progress(pc.sum(block["users"]).as_py())
-    events = totals.pop("", 0)
-    return GeneratedBatch(users=users.num_rows, events=events, refused=dict(sorted(totals.items())))
+    totals, refused = Counter[str](), Counter[str]()
+    for blocks in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for block in blocks.to_pylist():
+            refused.update(dict(block.pop("refused")))
+            totals.update(block)
+            if on_progress is not None:
+                on_progress(block["planned"])
+    _remove_half_written(to)
+    return GeneratedBatch(
+        users=totals["users"], events=totals["events"], refused=dict(sorted(refused.items()))
+    )
 
 
-def _write_block(drawn: pa.Table, name: str, to: Destination, schema: pa.Schema) -> pa.Table:
-    """Write accepted and refused rows apart; one row of counts per reason, "" for accepted."""
+def _refuse_other_vocabulary(users: pa.Table, translator: FrequencyTranslator) -> None:
+    expected = vocabulary_fingerprint(translator.source_items, translator.target_items)
+    if (users.schema.metadata or {}).get(VOCABULARY_KEY) != expected:
+        raise DataError(
+            f"the events visible as of {translator.train_cutoff:%Y-%m-%d %H:%M:%S} are not those "
+            "the translator was trained on; run `scalr train` again"
+        )
+
+
+def _write_block(block: pa.Table, drawn: pa.Table, to: Destination, schema: pa.Schema) -> pa.Table:
+    """Write accepted and refused rows apart; one row of counts, `refused` by reason."""
+    name = f"part-{block['user_code'][0].as_py():012d}.parquet"
     accepted = pc.is_null(drawn["reason"])
     kept, refused = drawn.filter(accepted), drawn.filter(pc.invert(accepted))
     _write_atomically(kept.select(schema.names).cast(schema), to.staged / name)
     _write_atomically(refused, to.refused / name)
     reasons = Counter(refused["reason"].to_pylist())
-    users = pc.count_distinct(drawn["user_id"]).as_py()
     return pa.table(
         {
-            "reason": pa.array(["", *reasons], pa.string()),
-            "rows": pa.array([kept.num_rows, *reasons.values()], pa.int64()),
-            "users": pa.array([users, *[0] * len(reasons)], pa.int64()),
+            "planned": pa.array([block.num_rows]),
+            "users": pa.array([pc.count_distinct(drawn["user_id"]).as_py()]),
+            "events": pa.array([kept.num_rows]),
+            "refused": pa.array([list(reasons.items())], pa.map_(pa.string(), pa.int64())),
         }
     )
 
@@ -121,6 +142,14 @@ def _write_block(drawn: pa.Table, name: str, to: Destination, schema: pa.Schema)
 def _write_atomically(table: pa.Table, path: Path) -> None:
     if table.num_rows == 0:
         return
-    hidden = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, hidden)
-    hidden.rename(path)
+    # A name of its own: a task that is thought dead and its retry may write at the same time.
+    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    pq.write_table(table, half_written)
+    half_written.replace(path)
+
+
+def _remove_half_written(to: Destination) -> None:
+    """What killed tasks left behind; nobody reads names that start with a dot."""
+    for folder in (to.staged, to.refused):
+        for path in folder.glob(".*"):
+            path.unlink()

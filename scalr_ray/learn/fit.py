@@ -6,11 +6,13 @@ of a real log the same gain has z = 4.6 in likelihood and 0.8 in NDCG@20). Each 
 at its own best temperature. Users of the window are split in two by a hash: on one half the grid is
 searched, on the other the winner must beat the prior, or alpha becomes 0. A system that picks the
 best of many must not grade itself on the data it picked with.
+
+Legend: B users of the window, I target items, M their new target events in the window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -22,17 +24,16 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import keyed_uniform, stream_seed
 from scalr_ray.learn.counts import translator_as_of
 from scalr_ray.learn.events import TrainingEvents
-from scalr_ray.translator.frequency import (
-    FrequencyTranslator,
-    Strength,
-    log_softmax,
-    mask_entries,
-)
+from scalr_ray.translator.encode import incidence
+from scalr_ray.translator.frequency import FrequencyTranslator, Strength, mask_entries
 
 _Z_95 = 1.959964
 _MIN_USERS = 20
 _CHUNK_USERS = 256
 _TEMPERATURES = (0.25, 8.0)
+# Scores that are held at a time while a temperature is sought: 512 MB of float32. In a catalogue so
+# large that the users do not fit, the grid is searched on as many of them as do.
+_HELD_SCORES = 1 << 27
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class FittedTranslator:
         translator: counts up to the train cutoff, strength from validation.
         chosen_on: number of users the grid was searched on.
         checked_on: number of users the winner was checked on.
-        gain: mean log-likelihood per event of the winner over the prior on the checked users, nats.
+        gain: what the winner adds to the prior's log-likelihood of an event, in nats, mean over the
+            events of a user, then over the checked users.
         z: paired z-value of that gain over users; 0 where the winner is the prior.
         transfers: whether the gain holds on users it was not chosen on, at 95 %.
     """
@@ -81,19 +83,47 @@ class _Window:
     own: sparse.csr_matrix
     relevant: sparse.csr_matrix
 
-    def rows(self, keep: NDArray[np.bool_]) -> _Window:
+    def rows(self, keep: NDArray[np.int64]) -> _Window:
         return _Window(history=self.history[keep], own=self.own[keep], relevant=self.relevant[keep])
 
-    def chunks(self) -> list[_Window]:
-        users = self.history.shape[0]
-        return [
-            _Window(
-                history=self.history[at : at + _CHUNK_USERS],
-                own=self.own[at : at + _CHUNK_USERS],
-                relevant=self.relevant[at : at + _CHUNK_USERS],
-            )
-            for at in range(0, users, _CHUNK_USERS)
-        ]
+    def chunks(self) -> Iterator[_Window]:
+        users = np.arange(self.history.shape[0])
+        for at in range(0, len(users), _CHUNK_USERS):
+            yield self.rows(users[at : at + _CHUNK_USERS])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What the likelihood of some users' events needs at any temperature.
+
+    Attributes:
+        shifted: (B, I) log scores less the largest of the row, -inf where owned.
+        user: (M,) row of each event.
+        hit: (M,) the shifted score of each event's item.
+        events: (B,) number of events.
+    """
+
+    shifted: NDArray[np.float32]
+    user: NDArray[np.int64]
+    hit: NDArray[np.float64]
+    events: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, translator: FrequencyTranslator, window: _Window) -> _Scores:
+        scores = translator.log_scores(window.history, window.own)
+        mask_entries(scores, window.own)
+        scores -= scores.max(axis=1, keepdims=True)
+        events = np.diff(window.relevant.indptr)
+        user = np.repeat(np.arange(len(events)), events)
+        hit = scores[user, window.relevant.indices].astype(np.float64)
+        return cls(shifted=scores, user=user, hit=hit, events=events)
+
+    def likelihood(self, temperature: float) -> NDArray[np.float64]:
+        """(B,) mean log-likelihood per event of each user, nats."""
+        scaled = self.shifted * np.float32(1.0 / temperature)
+        log_z = np.log(np.exp(scaled, out=scaled).sum(axis=1, dtype=np.float64))
+        value = self.hit / temperature - log_z[self.user]
+        return np.asarray(np.bincount(self.user, weights=value) / self.events)
 
 
 def fit_translator(
@@ -107,7 +137,7 @@ def fit_translator(
     """Choose on [validation_cut, cutoff), then recount everything before `cutoff`.
 
     Args:
-        events: coded events; those at or after `cutoff` are ignored.
+        events: coded events; those not visible as of `cutoff` are ignored.
         validation_cut: start of the validation window.
         cutoff: the train cutoff.
         grid: what to try.
@@ -116,24 +146,23 @@ def fit_translator(
     Raises:
         DataError: there are too few users to validate on.
     """
-    visible = events.as_of(cutoff)
+    # Under codes of their own, so that what is not visible cannot move even the last bit.
+    visible = events.as_of(cutoff).compact()
     window, users = _window(visible, validation_cut, cutoff)
-    chosen = keyed_uniform(stream_seed("validation-split", seed), users) < 0.5
-    choosing, checking = window.rows(chosen), window.rows(~chosen)
+    choosing, checking = _split(window, users, seed)
     weakest = Strength(window_days=grid.window_days, shrinkage=grid.shrinkages[0], alpha=0.0)
     counted = translator_as_of(
         visible, validation_cut, strength=weakest, background=grid.background
     )
-    prior, _ = _at_best_temperature(counted, choosing)
-    best = _best_evidence(prior, choosing, grid)
+    best, prior = _best_evidence(counted, choosing, grid)
     difference = _likelihood(best, checking) - _likelihood(prior, checking)
     z = _z_value(difference)
     transfers = best.strength.alpha > 0 and z > _Z_95
     strength = (best if transfers else prior).strength
     return FittedTranslator(
-        translator=translator_as_of(visible, cutoff, strength=strength, background=grid.background),
-        chosen_on=int(chosen.sum()),
-        checked_on=int((~chosen).sum()),
+        translator=translator_as_of(events, cutoff, strength=strength, background=grid.background),
+        chosen_on=choosing.history.shape[0],
+        checked_on=checking.history.shape[0],
         gain=float(difference.mean()),
         z=z,
         transfers=transfers,
@@ -156,37 +185,44 @@ def _window(
             f"only {len(users)} users have source events before {start:%Y-%m-%d} and target events "
             f"from then on; at least {_MIN_USERS} are needed: move the cuts or import more events"
         )
-    relevant = sparse.csr_matrix(
-        (np.ones(len(later), dtype=np.float32), (later.users, later.items)),
-        shape=(len(events.users), len(events.target_items)),
-    )
+    relevant = incidence(later.users, later.items, own.shape)
     window = _Window(history=history[users], own=own[users], relevant=relevant[users])
     return window, users
 
 
-def _best_evidence(prior: FrequencyTranslator, window: _Window, grid: Grid) -> FrequencyTranslator:
-    """The best of the grid on top of `prior`; the prior itself where nothing is better."""
-    candidates = [(prior, float(_likelihood(prior, window).mean()))]
+def _split(window: _Window, users: NDArray[np.int64], seed: int) -> tuple[_Window, _Window]:
+    """One half of the users to choose on, as far as their scores can be held, one to check on."""
+    order = np.argsort(keyed_uniform(stream_seed("validation-split", seed), users))
+    half = len(order) // 2
+    held = max(_HELD_SCORES // window.own.shape[1], _MIN_USERS // 2)
+    return window.rows(np.sort(order[: min(half, held)])), window.rows(np.sort(order[half:]))
+
+
+def _best_evidence(
+    counted: FrequencyTranslator, window: _Window, grid: Grid
+) -> tuple[FrequencyTranslator, FrequencyTranslator]:
+    """The best of the grid, and the prior, which is that best where nothing is better."""
+    prior, prior_value = _at_best_temperature(counted.as_prior(), window)
+    best, best_value = prior, prior_value
     for shrinkage in grid.shrinkages:
         for alpha in grid.alphas:
             if alpha > 0:
                 strength = replace(prior.strength, shrinkage=shrinkage, alpha=alpha)
-                candidates.append(_at_best_temperature(prior.with_strength(strength), window))
-    return max(candidates, key=lambda pair: pair[1])[0]
+                tried, value = _at_best_temperature(prior.with_strength(strength), window)
+                if value > best_value:
+                    best, best_value = tried, value
+    return best, prior
 
 
 def _at_best_temperature(
     translator: FrequencyTranslator, window: _Window
 ) -> tuple[FrequencyTranslator, float]:
     """The translator at the temperature that maximises the mean log-likelihood, and that mean."""
-    scored = [(translator.log_scores(part.history, part.own), part) for part in window.chunks()]
+    scores = [_Scores.of(translator, part) for part in window.chunks()]
 
     def loss(log_temperature: float) -> float:
-        values = [
-            _event_likelihood(scores, float(np.exp(log_temperature)), part)
-            for scores, part in scored
-        ]
-        return -float(np.concatenate(values).mean())
+        temperature = float(np.exp(log_temperature))
+        return -float(np.concatenate([part.likelihood(temperature) for part in scores]).mean())
 
     low, high = np.log(_TEMPERATURES)
     found = optimize.minimize_scalar(
@@ -198,31 +234,10 @@ def _at_best_temperature(
 
 def _likelihood(translator: FrequencyTranslator, window: _Window) -> NDArray[np.float64]:
     """(B,) mean log-likelihood per event of each user at the translator's temperature, nats."""
+    temperature = translator.strength.temperature
     return np.concatenate(
-        [
-            _event_likelihood(
-                translator.log_scores(part.history, part.own),
-                translator.strength.temperature,
-                part,
-            )
-            for part in window.chunks()
-        ]
+        [_Scores.of(translator, part).likelihood(temperature) for part in window.chunks()]
     )
-
-
-def _event_likelihood(
-    scores: NDArray[np.float32], temperature: float, window: _Window
-) -> NDArray[np.float64]:
-    scaled = scores / np.float32(temperature)
-    mask_entries(scaled, window.own)
-    log_p = log_softmax(scaled)
-    relevant = window.relevant.tocoo()
-    total = np.bincount(
-        relevant.row,
-        weights=log_p[relevant.row, relevant.col].astype(np.float64),
-        minlength=scores.shape[0],
-    )
-    return np.asarray(total / np.diff(window.relevant.indptr))
 
 
 def _z_value(difference: NDArray[np.float64]) -> float:

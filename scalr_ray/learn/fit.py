@@ -175,7 +175,7 @@ def _window(
     """Users with a source event before `start` and a new, by then known item within the window."""
     before = events.as_of(start)
     history, own = before.history(), before.own()
-    known_items = np.asarray(own.sum(axis=0)).ravel() > 0
+    known_items = np.bincount(own.indices, minlength=own.shape[1]) > 0
     has_history = np.diff(history.indptr) > 0
     later = events.target.between(start, end)
     later = later.where(known_items[later.items] & has_history[later.users])

@@ -47,7 +47,8 @@ class FrequencyTranslator:
         source_items: vocabulary of (domain, item) keys, S of them.
         target_items: vocabulary of target item ids, I of them.
         counts: (S, I) CSR, the number of distinct users with both items.
-        marginal: (I,) users of i among the users who are active in both domains.
+        marginal: (I,) users of i among the users who are active in both domains, plus the same
+            number of pseudo-users for each item.
         prior: (I,) time-aware popularity, sums to one; items at 0 are never proposed.
         first_seen: (I,) microseconds since 1970 of the first event on the item.
         delays: (Q,) ascending quantiles of the observed delay from a user's last source event to
@@ -98,7 +99,7 @@ class FrequencyTranslator:
         """
         k = self.strength.shrinkage
         k = self.strength.shrinkage
-        own_items = np.asarray(own.sum(axis=1), dtype=np.float64).ravel()
+        own_items = np.diff(own.indptr)
         lengths = np.diff(history.indptr)
         user = np.repeat(np.arange(len(lengths)), lengths)
         # A user with history has put one count per own item into the row of each source item.
@@ -167,8 +168,8 @@ def count_users(history: sparse.csr_matrix, own: sparse.csr_matrix) -> sparse.cs
 
 def overlap_marginal(history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float64]:
     """(I,) users of each target item among the users who are active in both domains."""
-    both = np.diff(history.indptr) > 0
-    return np.asarray(own[both].sum(axis=0), dtype=np.float64).ravel()
+    both = np.repeat(np.diff(history.indptr) > 0, np.diff(own.indptr))
+    return np.bincount(own.indices[both], minlength=own.shape[1]).astype(np.float64)
 
 
 def mask_entries(scores: NDArray[np.float32], entries: sparse.csr_matrix) -> None:

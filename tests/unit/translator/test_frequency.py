@@ -45,13 +45,13 @@ def test_marginal_counts_only_users_who_are_active_in_both_domains(people):
     assert build(people).marginal.tolist() == [expected[item] for item in range(TARGETS)]
 
 
-@given(users, shrinkages)
-def test_lift_of_items_not_owned_equals_a_full_recount_without_the_user(people, shrinkage):
-    lift = build(people, shrinkage=shrinkage).log_lift(*rows(people))
+@given(users, shrinkages, st.sampled_from([0.0, 0.5, 20.0]))
+def test_lift_of_items_not_owned_equals_a_full_recount_without_the_user(people, shrinkage, pseudo):
+    lift = build(people, shrinkage=shrinkage, pseudo=pseudo).log_lift(*rows(people))
     for at, (have, own) in enumerate(people):
         others = people[:at] + people[at + 1 :]
         for target in set(range(TARGETS)) - own:
-            expected = recounted_log_lift(others, have, target, shrinkage)
+            expected = recounted_log_lift(others, have, target, shrinkage, pseudo)
             assert lift[at, target] == pytest.approx(expected, abs=1e-5)
 
 

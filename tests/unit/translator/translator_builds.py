@@ -14,7 +14,7 @@ from scalr_ray.translator.frequency import overlap_marginal
 SOURCES, TARGETS = 4, 5
 
 
-def build(users, *, alpha=0.6, shrinkage=1.0, temperature=1.0, prior=None):
+def build(users, *, alpha=0.6, shrinkage=1.0, temperature=1.0, prior=None, pseudo=0.0):
     """The translator of `users`, pairs of the source and the target codes they have."""
     history = matrix([source for source, _ in users], SOURCES)
     own = matrix([target for _, target in users], TARGETS)
@@ -24,7 +24,7 @@ def build(users, *, alpha=0.6, shrinkage=1.0, temperature=1.0, prior=None):
         source_items=Vocabulary(ids=pa.array([f"s{code}" for code in range(SOURCES)])),
         target_items=Vocabulary(ids=pa.array([f"t{code}" for code in range(TARGETS)])),
         counts=count_users(history, own),
-        marginal=overlap_marginal(history, own),
+        marginal=overlap_marginal(history, own) + pseudo,
         prior=shares / shares.sum(),
         first_seen=np.zeros(TARGETS, dtype=np.int64),
         delays=np.arange(0, 1_010, 10, dtype=np.int64),
@@ -38,10 +38,10 @@ def pair_count(users, source, target):
     return sum(1 for have, own in users if source in have and target in own)
 
 
-def recounted_log_lift(others, history, target, shrinkage):
+def recounted_log_lift(others, history, target, shrinkage, pseudo=0.0):
     """log P(target | history) / q(target), counted over `others` as the definition says."""
     overlap = [(have, own) for have, own in others if have and own]
-    marginal = [sum(1 for _, own in overlap if item in own) for item in range(TARGETS)]
+    marginal = [pseudo + sum(1 for _, own in overlap if item in own) for item in range(TARGETS)]
     if not history:
         return 0.0
     ratios = []

@@ -15,7 +15,7 @@ A score is x·y plus a multiple of the log prior: factors know tastes, the prior
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -79,17 +79,30 @@ class IALS:
         # a busy machine), and the result must not depend on the number of cores.
         with threadpool_limits(limits=1, user_api="blas"):
             users, items = _factorise(interactions.matrix(), self._config, seed)
-        prior = self._config.prior_weight * log_popularity(interactions, self._config.prior)
-        self._fitted = users, items, prior.astype(np.float32)
+        log_prior = log_popularity(interactions, self._config.prior)
+        self._fitted = users, items, log_prior.astype(np.float32)
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """x·y plus the weighted log prior of every item, (B, I)."""
+        users, items, log_prior = self._factors()
+        scores = users[user_codes] @ items.T
+        scores += np.float32(self._config.prior_weight) * log_prior
+        return scores
+
+    def with_prior_weight(self, prior_weight: float) -> IALS:
+        """The same fitted factors under another weight of the prior, which no training needs.
+
+        Raises:
+            UsageError: the ranker has not been fitted.
+        """
+        other = IALS(replace(self._config, prior_weight=prior_weight))
+        other._fitted = self._factors()
+        return other
+
+    def _factors(self) -> tuple[Factors, Factors, NDArray[np.float32]]:
         if self._fitted is None:
             raise UsageError("fit the ranker before asking it for scores")
-        users, items, prior = self._fitted
-        scores = users[user_codes] @ items.T
-        scores += prior
-        return scores
+        return self._fitted
 
 
 def _factorise(weights: sp.csr_matrix, config: IALSConfig, seed: int) -> tuple[Factors, Factors]:

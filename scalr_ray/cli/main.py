@@ -1,0 +1,252 @@
+"""The `scalr` command.
+
+Feast, Ray and the SDK are imported inside the verbs: `scalr --help` must answer at once. Progress
+and messages go to standard error, results to standard output.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from scalr_ray import __version__
+from scalr_ray.cli.session import Session, pass_session
+from scalr_ray.core.errors import GateRefused, ScalrError
+
+_EXIT_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="scalr")
+@click.option(
+    "--repo",
+    default="feature_repo",
+    show_default=True,
+    envvar="SCALR_REPO",
+    type=click.Path(path_type=Path),
+    help="Feature repository: the folder with scalr.yaml.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override scalr.yaml.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for machines.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what the libraries log.")
+@click.pass_context
+def cli(
+    context: click.Context,
+    repo: Path,
+    overrides: tuple[str, ...],
+    as_json: bool,  # noqa: FBT001 - click passes flags so
+    verbose: bool,  # noqa: FBT001 - click passes flags so
+) -> None:
+    """Synthetic target-domain events from source-domain events, point-in-time correct, in Feast."""
+    context.obj = Session(repo=repo, overrides=overrides, as_json=as_json, verbose=verbose)
+
+
+@cli.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--columns", multiple=True, metavar="OURS=THEIRS", help="Column names where they differ."
+)
+@pass_session
+def import_(session: Session, file: Path, columns: tuple[str, ...]) -> None:
+    """Check an event log (Parquet) and import it; the same file again changes nothing."""
+    with session.open() as scalr:
+        session.show(scalr.import_events(file, parse_columns(columns)))
+
+
+@cli.command()
+@pass_session
+def apply(session: Session) -> None:
+    """Register the Feast definitions and show what is registered."""
+    with session.open() as scalr:
+        session.show(scalr.apply())
+
+
+@cli.command()
+@click.option("--as-of", metavar="TIME", help="Train on what was known then; default: everything.")
+@pass_session
+def train(session: Session, as_of: str | None) -> None:
+    """Train a translator, choose its strength, and try it on a downstream model."""
+    with session.open() as scalr:
+        session.show(scalr.train(as_of).record)
+
+
+@cli.command()
+@click.option("--translator", metavar="VERSION", help="Default: the newest.")
+@pass_session
+def generate(session: Session, translator: str | None) -> None:
+    """Draw a batch of synthetic events and stage it, invisible to Feast."""
+    with session.open() as scalr:
+        session.show(scalr.generate(translator).record)
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@pass_session
+def gate(session: Session, batch: str | None) -> None:
+    """Audit a staged batch (default: the newest); exit code 3 when it is refused."""
+    with session.open() as scalr:
+        audited = scalr.gate(batch)
+        session.show_checks(audited)
+    _refuse_unless(audited.accepted, audited.record.reason)
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@pass_session
+def publish(session: Session, batch: str | None) -> None:
+    """Make an accepted batch (default: the newest) visible to Feast, in one commit."""
+    with session.open() as scalr:
+        session.show(scalr.publish(batch))
+
+
+@cli.command()
+@click.option("--as-of", metavar="TIME", help="Work on what was known then; default: everything.")
+@pass_session
+def run(session: Session, as_of: str | None) -> None:
+    """Train, generate, audit and publish; exit code 3 when the gate refuses."""
+    with session.open() as scalr:
+        audited = scalr.run(as_of)
+        session.show_checks(audited)
+    _refuse_unless(audited.accepted, audited.record.reason)
+
+
+@cli.command()
+@click.argument("batch", required=False)
+@click.option(
+    "--out",
+    default="scalr-report",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of the report.",
+)
+@pass_session
+def evaluate(session: Session, batch: str | None, out: Path) -> None:
+    """Measure a batch (default: the newest) on the events after its cut; write a report."""
+    with session.open() as scalr:
+        session.show_report(scalr.evaluate(out, batch, command=_command()), out)
+
+
+@cli.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
+@pass_session
+def runs(session: Session, limit: int) -> None:
+    """List the newest calls."""
+    with session.open() as scalr:
+        session.show_runs(scalr.runs(limit))
+
+
+@cli.command()
+@pass_session
+def doctor(session: Session) -> None:
+    """Check versions, disk, registry, store, Ray; say what to do."""
+    with session.open() as scalr:
+        findings = scalr.doctor()
+        session.show_findings(findings)
+    if not all(finding.healthy for finding in findings):
+        raise SystemExit(2)
+
+
+@cli.command()
+@click.option("--events", type=click.Path(path_type=Path), help="Event log; default: simulated.")
+@click.option("--source", help="Source domain, or several with commas.")
+@click.option("--target", help="Target domain.")
+@click.option("--columns", multiple=True, metavar="OURS=THEIRS", help="Column names that differ.")
+@click.option("--null", "null_world", is_flag=True, help="Simulate a world without transfer.")
+@click.option(
+    "--out",
+    default="scalr-demo",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="Folder of its own for the repository and the report.",
+)
+@pass_session
+def demo(
+    session: Session,
+    events: Path | None,
+    source: str | None,
+    target: str | None,
+    columns: tuple[str, ...],
+    null_world: bool,  # noqa: FBT001 - click passes flags so
+    out: Path,
+) -> None:
+    """The whole path: events, Feast, translator, batch, gate, three arms, report."""
+    _check_demo(events, source, target, null_world=null_world)
+    session.quiet_libraries()
+    from scalr_ray import Scalr
+    from scalr_ray.jobs.demo import DemoInput
+
+    given = DemoInput(
+        events=events,
+        source=tuple((source or "source").split(",")),
+        target=target or "target",
+        columns=parse_columns(columns),
+        null_world=null_world,
+    )
+    result = Scalr.demo(
+        given,
+        out=out,
+        overrides=session.overrides,
+        progress=session.progress(),
+        command=_command(),
+    )
+    session.show_report(result, out)
+
+
+def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
+    """`("user_id=uid", ...)` as a mapping; several may share one argument with commas."""
+    parsed = {}
+    for pair in ",".join(pairs).split(",") if pairs else []:
+        ours, sign, theirs = pair.partition("=")
+        if not sign or not ours or not theirs:
+            raise click.UsageError(f"--columns {pair!r} is not of the form OURS=THEIRS")
+        parsed[ours.strip()] = theirs.strip()
+    return parsed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code, one line per error on standard error."""
+    return _guarded(lambda: cli(args=argv, prog_name="scalr", standalone_mode=False))
+
+
+def _guarded(call: Callable[[], Any]) -> int:
+    try:
+        call()
+    except ScalrError as error:
+        click.echo(f"scalr: {error.message}", err=True)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("scalr: interrupted", err=True)
+        return _EXIT_INTERRUPTED
+    return 0
+
+
+def _check_demo(
+    events: Path | None, source: str | None, target: str | None, *, null_world: bool
+) -> None:
+    if events is not None and null_world:
+        raise click.UsageError("--null simulates; it does not go with --events")
+    if events is not None and not (source and target):
+        raise click.UsageError("--events needs --source and --target: the domains of the log")
+
+
+def _refuse_unless(accepted: bool, reason: str | None) -> None:  # noqa: FBT001 - reads as a sentence
+    if not accepted:
+        raise GateRefused(f"the gate refused the batch: {reason}")
+
+
+def _command() -> str:
+    return shlex.join(["scalr", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,221 @@
+"""What all verbs share: options, the SDK, quiet libraries, and how results are shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from scalr_ray.jobs.doctor import Finding
+    from scalr_ray.jobs.progress import Progress
+    from scalr_ray.jobs.release import Audited
+    from scalr_ray.jobs.sdk import Scalr
+    from scalr_ray.ledger import RunRecord
+
+_QUIET_ENVIRONMENT = {
+    "FEAST_USAGE": "False",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+}
+_REPORT_ROWS = (
+    ("real only", "arms", "real_only"),
+    ("+ synthetic", "arms", "synthetic"),
+    ("+ placebo", "arms", "placebo"),
+    ("prior as ranker", "rankers", "prior"),
+    ("translator as ranker", "rankers", "translator"),
+)
+_LIFTS = (
+    ("synthetic over real only", "lift"),
+    ("synthetic over placebo", "lift_over_placebo"),
+    ("placebo over real only", "lift_placebo_over_real"),
+    ("translator over prior", "lift_over_prior"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """The options before the verb."""
+
+    repo: Path
+    overrides: tuple[str, ...]
+    as_json: bool
+    verbose: bool
+
+    @contextmanager
+    def open(self) -> Iterator[Scalr]:
+        """The SDK over the repository, closed at the end."""
+        self.quiet_libraries()
+        from scalr_ray import Scalr
+
+        with Scalr(self.repo, self.overrides, self.progress()) as scalr:
+            yield scalr
+
+    def progress(self) -> Progress:
+        """Stages on standard error; nothing with `--json`."""
+        from rich.console import Console
+
+        from scalr_ray.jobs.progress import Progress
+
+        return Progress(None if self.as_json else Console(stderr=True))
+
+    def quiet_libraries(self) -> None:
+        """Silence what Feast, Ray and others print on their own, unless `-v`."""
+        for name, value in _QUIET_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        if self.verbose:
+            logging.basicConfig(level=logging.INFO)
+            return
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+
+    def show(self, record: Any) -> None:  # noqa: ANN401 - any frozen dataclass of the SDK
+        """A record as two columns, or as JSON."""
+        plain = _plain(record)
+        if self.as_json:
+            click.echo(json.dumps(plain, indent=2))
+            return
+        table = _table()
+        for name, value in plain.items():
+            text = json.dumps(value) if isinstance(value, dict | list) else str(value)
+            table.add_row(name, text)
+        _print(table)
+
+    def show_checks(self, audited: Audited) -> None:
+        """The answers of the gate."""
+        if self.as_json:
+            click.echo(json.dumps(_plain(audited), indent=2))
+            return
+        table = _table("", "check", "detail")
+        for check in audited.checks:
+            table.add_row(_mark(check.passed), check.name, check.detail)
+        _print(table)
+        click.echo(f"{audited.record.batch_id}: {audited.record.state.value}")
+
+    def show_runs(self, runs: Sequence[RunRecord]) -> None:
+        """Runs, newest first."""
+        if self.as_json:
+            click.echo(json.dumps([_plain(run) for run in runs], indent=2))
+            return
+        table = _table("run", "verb", "status", "started", "seconds", "error")
+        for run in runs:
+            ended = run.finished_at
+            seconds = "" if ended is None else f"{(ended - run.started_at).total_seconds():.1f}"
+            started = f"{run.started_at:%Y-%m-%d %H:%M:%S}"
+            table.add_row(
+                run.run_id, run.verb, run.status.value, started, seconds, run.error_code or ""
+            )
+        _print(table)
+
+    def show_findings(self, findings: Sequence[Finding]) -> None:
+        """The answers of the doctor."""
+        if self.as_json:
+            click.echo(json.dumps([_plain(finding) for finding in findings], indent=2))
+            return
+        table = _table("", "subject", "found", "what to do")
+        for finding in findings:
+            table.add_row(_mark(finding.healthy), finding.subject, finding.detail, finding.remedy)
+        _print(table)
+
+    def show_report(self, result: Mapping[str, Any], out: Path) -> None:
+        """The arms, the lifts, the verdict, and where the report lies."""
+        if self.as_json:
+            click.echo((out / "report.json").read_text(encoding="utf-8"))
+            return
+        _print(_metric_table(result))
+        _print(_lift_table(result))
+        published = "published" if result["published"] else "not published"
+        click.echo(f"Verdict: {result['verdict']} ({published})")
+        click.echo(str(result["sentence"]))
+        for caution in result["cautions"]:
+            click.echo(f"Caution: {caution}")
+        click.echo(f"Report: {out / 'report.html'}")
+
+
+pass_session = click.make_pass_decorator(Session)
+
+
+def _metric_table(result: Mapping[str, Any]) -> Table:
+    segments = list(result["arms"]["real_only"])
+    names = list(result["arms"]["real_only"]["all"])
+    table = _table("", *[f"{_label(name)} {segment}" for name in names for segment in segments])
+    rows = [(title, result[group][name]) for title, group, name in _REPORT_ROWS]
+    rows += list(result["baselines"].items())
+    for title, values in rows:
+        cells = [values[segment][name] for name in names for segment in segments]
+        table.add_row(title, *["-" if cell is None else f"{cell:.4f}" for cell in cells])
+    return table
+
+
+def _lift_table(result: Mapping[str, Any]) -> Table:
+    segments = list(result["arms"]["real_only"])
+    ndcg = next(iter(result["arms"]["real_only"]["all"]))
+    table = _table(f"lift of {_label(ndcg)}", *segments)
+    for title, group in _LIFTS:
+        cells = [_interval(result[group].get(segment, {}).get(ndcg)) for segment in segments]
+        table.add_row(title, *cells)
+    return table
+
+
+def _label(metric: str) -> str:
+    name, _, k = metric.partition("_at_")
+    return f"{name.upper() if name == 'ndcg' else name.capitalize()}@{k}"
+
+
+def _interval(lift: Mapping[str, float | None] | None) -> str:
+    if lift is None or lift["estimate"] is None:
+        return "-"
+    bounds = (lift["low"], lift["high"])
+    low, high = ("-" if bound is None else f"{100 * bound:+.0f}" for bound in bounds)
+    return f"{100 * lift['estimate']:+.0f} % \\[{low}, {high}]"
+
+
+def _table(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=bool(columns), pad_edge=False)
+    for position, column in enumerate(columns or ("", "")):
+        table.add_column(column, justify="left", overflow="fold", no_wrap=position == 0)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    # A pipe has no width; a table folded at 80 columns is hard to read and to grep.
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    console.print(table)
+
+
+def _mark(good: bool) -> str:  # noqa: FBT001 - reads as a sentence
+    return "[green]ok[/]" if good else "[red]no[/]"
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - recursive over records
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value

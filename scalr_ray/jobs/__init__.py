@@ -1,0 +1,16 @@
+"""Jobs: each stage as one function over a workspace, and the SDK that calls them.
+
+```
+sdk.py        Scalr: one method per verb of the command line
+workspace.py  a feature repository opened: configuration, layout, Feast, ledger, lake
+ingest.py     event log -> event views, feature snapshots, registry
+train.py      events as of T -> a translator, its strength, its trial
+generate.py   translator -> staged batch
+release.py    staged batch -> audited -> published
+trial.py      would a downstream model gain by such events? asked on the validation window
+arms.py       the same model trained on several sets, measured on the same users
+evaluate.py   the answer on outcomes after T, and the report
+demo.py       all of it, from an event log or a simulated world
+doctor.py     is this machine and this repository fit to run?
+```
+"""

@@ -1,0 +1,184 @@
+"""Arms: the same model trained on several training sets and measured on the same users.
+
+Legend: U users of the vocabulary, I target items, B test users, k length of a ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from scipy import sparse
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.events import TIMESTAMP
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.translator import FrequencyTranslator, Vocabulary
+from scalr_ray.translator.encode import incidence
+from training.lift import ArmResult
+from training.metrics import top_k
+from training.models import IALS, IALSConfig, Interactions, PopularityConfig, Ranker, rank_users
+
+_CHUNK_USERS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holdout:
+    """Who is tested, on what.
+
+    A test user has a source event before the cut and a target event from the cut on, on an item
+    that was seen before the cut and that the user did not have.
+
+    Attributes:
+        users: (B,) user codes.
+        known: (B, I) 0/1, the user's items before the cut: excluded from rankings.
+        relevant: (B, I) 0/1, the user's new items from the cut on.
+        rankable: (I,) items seen before the cut.
+        segments: `all`, `hidden` (no target event before the cut), `warm` (some): (B,) masks.
+    """
+
+    users: NDArray[np.int64]
+    known: sparse.csr_matrix
+    relevant: sparse.csr_matrix
+    rankable: NDArray[np.bool_]
+    segments: dict[str, NDArray[np.bool_]]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of test users per segment."""
+        return {name: int(mask.sum()) for name, mask in self.segments.items()}
+
+
+def holdout(events: TrainingEvents, users: NDArray[np.int64], items: NDArray[np.int64]) -> Holdout:
+    """Who is tested: from what was visible and the outcomes (N,) as user and item codes.
+
+    Args:
+        events: what was visible as of the cut.
+        users: user code per outcome, -1 for a user that is not in the vocabulary.
+        items: item code per outcome, -1 for an item that is not.
+
+    Raises:
+        DataError: nobody can be tested.
+    """
+    shape = (len(events.users), len(events.target_items))
+    own = events.own()
+    outcomes = incidence(users, items, shape)
+    new = (outcomes - outcomes.multiply(own)).tocsr()
+    rankable = np.asarray(own.sum(axis=0)).ravel() > 0
+    new = (new @ sparse.diags(rankable.astype(np.float32))).tocsr()
+    new.eliminate_zeros()
+    has_source = np.diff(events.history().indptr) > 0
+    tested = np.flatnonzero(has_source & (np.diff(new.indptr) > 0))
+    if not tested.size:
+        raise DataError(
+            "nobody has source events before the cut and new target events after it; choose an "
+            "earlier cut or import more events"
+        )
+    known = own[tested]
+    warm = np.diff(known.indptr) > 0
+    return Holdout(
+        users=tested,
+        known=known,
+        relevant=new[tested],
+        rankable=rankable,
+        segments={"all": np.ones(len(tested), dtype=bool), "hidden": ~warm, "warm": warm},
+    )
+
+
+def real_rows(events: TrainingEvents) -> pa.Table:
+    """Real target events as training rows of weight one."""
+    target = events.target
+    return pa.table(
+        {
+            "user_id": events.users.ids.take(pa.array(target.users)),
+            "item_id": events.target_items.ids.take(pa.array(target.items)),
+            "event_timestamp": pa.array(target.times).cast(TIMESTAMP),
+            "sample_weight": pa.array(np.ones(len(target))),
+            "is_synthetic": pa.array(np.zeros(len(target), dtype=bool)),
+        }
+    )
+
+
+def synthetic_rows(drawn: pa.Table) -> pa.Table:
+    """Synthetic events as training rows of their own weight."""
+    names = ("user_id", "item_id", "event_timestamp", "sample_weight")
+    flag = pa.array(np.ones(drawn.num_rows, dtype=bool))
+    return pa.table({**{name: drawn[name] for name in names}, "is_synthetic": flag})
+
+
+def trainer_config(cut: datetime, *, window_days: int, background: float) -> IALSConfig:
+    """The downstream model of every arm: implicit ALS over a recency prior."""
+    prior = PopularityConfig(as_of=cut, window_days=window_days, background=background)
+    return IALSConfig(prior=prior)
+
+
+def downstream_arms(
+    tables: Sequence[pa.Table],
+    config: IALSConfig,
+    events: TrainingEvents,
+    test: Holdout,
+    k: int,
+    prior_weights: Sequence[float],
+) -> dict[float, ArmResult]:
+    """Train once per table (its position is the seed), rank under each weight of the prior."""
+    tops: dict[float, list[NDArray[np.int64]]] = {weight: [] for weight in prior_weights}
+    for seed, table in enumerate(tables):
+        model = IALS(config)
+        coded = Interactions.from_arrow(
+            table, users=events.users.ids, items=events.target_items.ids
+        )
+        model.fit(coded, seed=seed)
+        for weight, ranked in tops.items():
+            ranked.append(_rank(model.with_prior_weight(weight), test, k))
+    size = int(test.rankable.sum())
+    return {weight: ArmResult.of(ranked, test.relevant, size) for weight, ranked in tops.items()}
+
+
+def popularity_arm(
+    model: Ranker, table: pa.Table, events: TrainingEvents, test: Holdout, k: int
+) -> ArmResult:
+    """A ranker without randomness, trained once."""
+    model.fit(
+        Interactions.from_arrow(table, users=events.users.ids, items=events.target_items.ids),
+        seed=0,
+    )
+    return ArmResult.of([_rank(model, test, k)], test.relevant, int(test.rankable.sum()))
+
+
+def translator_arm(
+    translator: FrequencyTranslator, events: TrainingEvents, test: Holdout, k: int
+) -> ArmResult:
+    """The translator itself as a ranker."""
+    history = events.history()[test.users]
+    top = np.concatenate(
+        [
+            top_k(
+                translator.log_scores(history[part], test.known[part]),
+                k,
+                excluded=test.known[part],
+                rankable=test.rankable,
+            )
+            for part in chunks(len(test.users))
+        ]
+    )
+    return ArmResult.of([top], test.relevant, int(test.rankable.sum()))
+
+
+def chunks(users: int) -> list[slice]:
+    """Slices that bound the memory of dense scores."""
+    return [slice(at, min(at + _CHUNK_USERS, users)) for at in range(0, users, _CHUNK_USERS)]
+
+
+def outcome_codes(
+    table: pa.Table, users: Vocabulary, items: Vocabulary
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """User and item codes of outcome rows, -1 where unknown."""
+    return users.codes(table["user_id"]), items.codes(table["item_id"])
+
+
+def _rank(model: Ranker, test: Holdout, k: int) -> NDArray[np.int64]:
+    return rank_users(model, test.users, k, known=test.known, rankable=test.rankable)

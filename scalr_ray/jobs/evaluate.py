@@ -1,0 +1,375 @@
+"""Evaluation: did the synthetic events help? Asked of outcomes after the cut, once.
+
+Three arms of the same downstream model, pulled through Feast and ranked over the whole catalogue
+for the same users: real events alone, with the synthetic events, with a placebo of the same number
+and weight drawn from the prior. Beside them stand the rankings of the translator and of its prior,
+and recent popularity over several windows: a lift that a shorter window also gives is no
+transfer.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalr_ray.core.clock import EPOCH
+from scalr_ray.core.errors import UsageError
+from scalr_ray.core.keyed import stream_seed
+from scalr_ray.generate import plan_users
+from scalr_ray.jobs.arms import (
+    Holdout,
+    chunks,
+    downstream_arms,
+    holdout,
+    outcome_codes,
+    popularity_arm,
+    real_rows,
+    trainer_config,
+    translator_arm,
+)
+from scalr_ray.jobs.generate import draw_settings
+from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.trial import draw_locally
+from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
+from scalr_ray.offline_store.pull import pull_outcomes
+from scalr_ray.translator import FrequencyTranslator, load_translator
+from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summarise
+from training.mixed import Mix, build_mixed_dataset
+from training.models import Popularity, PopularityConfig
+from training.report import write_report
+
+_WINDOWS = (14, 30, 90, None)
+_CALIBRATION_EDGES = np.logspace(-7, 0, 15)
+_PACKAGES = ("scalr", "feast", "ray", "duckdb", "pyarrow", "pyiceberg", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is evaluated, and on whom."""
+
+    batch: BatchRecord
+    record: TranslatorRecord
+    translator: FrequencyTranslator
+    events: TrainingEvents
+    test: Holdout
+
+
+def evaluate(
+    workspace: Workspace, *, out: Path, batch_id: str | None = None, command: str = ""
+) -> dict[str, Any]:
+    """Measure a batch on the target events from its cut on, and write the report into `out`.
+
+    A batch that the gate refused is measured too, from its staged rows, so that the refusal can be
+    judged; it stays unpublished.
+
+    Args:
+        workspace: an opened repository.
+        out: folder of `report.html` and `report.json`.
+        batch_id: the batch; None takes the newest.
+        command: what the user called, for the report.
+
+    Returns:
+        The content of `report.json`.
+
+    Raises:
+        UsageError: there is no batch.
+        DataError: there are no outcomes to measure on.
+    """
+    progress = workspace.progress
+    with workspace.run("evaluate") as run:
+        subject = _subject(workspace, batch_id)
+        tables = _pull_arms(workspace, subject)
+        arms = _train_arms(workspace, subject, tables)
+        with progress.stage("Rank with the translator, its prior and recent popularity"):
+            rankers, baselines = _rank(workspace, subject)
+        with progress.stage("Paired bootstrap over users and seeds"):
+            result = _result(workspace, subject, arms, rankers, baselines)
+        result["calibration"] = _calibration(subject)
+        result["popularity"] = _popularity(subject, tables["synthetic"][0])
+        result["command"] = command
+        result["timings_s"] = {
+            name: round(seconds, 3) for name, seconds in progress.timings_s.items()
+        }
+        write_report(out, result)
+        run.metrics["verdict"] = result["verdict"]
+    return result
+
+
+def _subject(workspace: Workspace, batch_id: str | None) -> _Subject:
+    ledger = workspace.ledger
+    batch = ledger.latest_batch() if batch_id is None else ledger.batch(batch_id)
+    if batch is None:
+        raise UsageError("there is no batch to evaluate; run `scalr run` first")
+    record = ledger.translator(batch.translator_version)
+    with workspace.progress.stage("Pull what was visible, and the outcomes, through Feast"):
+        events = workspace.training_events(batch.as_of)
+        outcomes = pull_outcomes(workspace.store, TARGET_VIEW, start=batch.as_of)
+    outcomes = outcomes.filter(pc.equal(outcomes["domain"], workspace.config.domains.target))
+    test = holdout(events, *outcome_codes(outcomes, events.users, events.target_items))
+    sizes = test.sizes
+    workspace.progress.note(
+        f"{sizes['all']:,} test users: {sizes['hidden']:,} without target history, "
+        f"{sizes['warm']:,} warm; {int(test.rankable.sum()):,} items ranked"
+    )
+    return _Subject(
+        batch=batch,
+        record=record,
+        translator=load_translator(Path(record.path)),
+        events=events,
+        test=test,
+    )
+
+
+def _pull_arms(workspace: Workspace, subject: _Subject) -> dict[str, list[pa.Table]]:
+    """One training set per seed and arm; only the placebo is drawn anew for each seed."""
+    seeds = workspace.config.evaluation.seeds
+    title = "Pull the training sets of the arms through Feast"
+    with workspace.progress.stage(title, total=2 + seeds) as advance:
+        real = _pull(workspace, subject, "real_only_v1")
+        advance(1)
+        synthetic = _pull_synthetic(workspace, subject)
+        advance(1)
+        placebo = []
+        for seed in range(seeds):
+            drawn = _placebo(workspace, subject, seed)
+            placebo.append(_pull(workspace, subject, "mixed_training_v1", trial=drawn))
+            advance(1)
+    return {"real_only": [real] * seeds, "synthetic": [synthetic] * seeds, "placebo": placebo}
+
+
+def _pull(
+    workspace: Workspace,
+    subject: _Subject,
+    service: str,
+    *,
+    mix: Mix | None = None,
+    trial: pa.Table | None = None,
+) -> pa.Table:
+    cut = subject.batch.as_of
+    dataset = build_mixed_dataset(
+        workspace.store,
+        service=service,
+        start=EPOCH,
+        end=cut,
+        as_of=cut,
+        mix=mix or Mix(),
+        trial=trial,
+    )
+    return dataset.to_arrow()
+
+
+def _pull_synthetic(workspace: Workspace, subject: _Subject) -> pa.Table:
+    batch = subject.batch
+    if batch.rows == 0:
+        return _pull(workspace, subject, "real_only_v1")
+    if batch.state is BatchState.PUBLISHED:
+        mix = Mix(batch_ids=(batch.batch_id,))
+        return _pull(workspace, subject, "mixed_training_v1", mix=mix)
+    staged = workspace.lake.read_staged(batch.batch_id)
+    return _pull(workspace, subject, "mixed_training_v1", trial=staged)
+
+
+def _placebo(workspace: Workspace, subject: _Subject, seed: int) -> pa.Table:
+    """As many events for the same users, with the same weights, drawn from the prior."""
+    config = workspace.config
+    settings = replace(
+        draw_settings(workspace, subject.record),
+        batch_id=f"placebo-{seed}",
+        seed=stream_seed("placebo", config.seed, seed),
+    )
+    plan = plan_users(subject.events, subject.batch.as_of, decay_events=config.weights.decay_events)
+    return draw_locally(
+        plan,
+        subject.translator.as_prior(),
+        settings,
+        workspace.schema,
+        config.generation.users_per_task,
+    )
+
+
+def _train_arms(
+    workspace: Workspace, subject: _Subject, tables: Mapping[str, list[pa.Table]]
+) -> dict[str, ArmResult]:
+    config = workspace.config
+    trial = load_trial(Path(subject.record.path))
+    settings = trainer_config(
+        subject.batch.as_of,
+        window_days=config.prior.window_days,
+        background=config.prior.background,
+    )
+    weights = {} if trial is None else trial["prior_weights"]
+    arms = {}
+    title = "Train the downstream model: real only, + synthetic, + placebo"
+    with workspace.progress.stage(title, total=len(tables)) as advance:
+        for name, seeds in tables.items():
+            weight = float(weights.get(name, settings.prior_weight))
+            arms[name] = downstream_arms(
+                seeds, settings, subject.events, subject.test, config.evaluation.k, [weight]
+            )[weight]
+            advance(1)
+    return arms
+
+
+def _rank(
+    workspace: Workspace, subject: _Subject
+) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
+    k, prior = workspace.config.evaluation.k, workspace.config.prior
+    rankers = {
+        name: translator_arm(model, subject.events, subject.test, k)
+        for name, model in (
+            ("prior", subject.translator.as_prior()),
+            ("translator", subject.translator),
+        )
+    }
+    baselines = {}
+    for days in _WINDOWS:
+        config = PopularityConfig(
+            as_of=subject.batch.as_of, window_days=days, background=prior.background
+        )
+        name = "popularity_all_time" if days is None else f"popularity_{days}d"
+        baselines[name] = popularity_arm(
+            Popularity(config), real_rows(subject.events), subject.events, subject.test, k
+        )
+    return rankers, baselines
+
+
+def _result(
+    workspace: Workspace,
+    subject: _Subject,
+    arms: dict[str, ArmResult],
+    rankers: dict[str, ArmResult],
+    baselines: dict[str, ArmResult],
+) -> dict[str, Any]:
+    config, segments = workspace.config, subject.test.segments
+
+    def lift(treated: ArmResult, control: ArmResult) -> Any:  # noqa: ANN401 - nested dicts
+        return paired_lift(
+            treated,
+            control,
+            segments,
+            bootstrap=config.evaluation.bootstrap,
+            seed=config.seed,
+        )
+
+    over_real = lift(arms["synthetic"], arms["real_only"])
+    over_placebo = lift(arms["synthetic"], arms["placebo"])
+    verdict, sentence = judge(over_real, over_placebo, users=subject.test.sizes)
+    batch = subject.batch
+    return {
+        "verdict": verdict.value,
+        "sentence": sentence,
+        "published": batch.state is BatchState.PUBLISHED,
+        "cautions": _cautions(arms, baselines),
+        "arms": {name: summarise(arm, segments) for name, arm in arms.items()},
+        "rankers": {name: summarise(arm, segments) for name, arm in rankers.items()},
+        "baselines": {name: summarise(arm, segments) for name, arm in baselines.items()},
+        "lift": lifts_to_json(over_real),
+        "lift_over_placebo": lifts_to_json(over_placebo),
+        "lift_placebo_over_real": lifts_to_json(lift(arms["placebo"], arms["real_only"])),
+        "lift_over_prior": lifts_to_json(lift(rankers["translator"], rankers["prior"])),
+        "gate": [
+            {
+                "check": check.check,
+                "passed": check.passed,
+                "value": check.value,
+                "threshold": check.threshold,
+                "detail": check.detail,
+            }
+            for check in workspace.ledger.verdicts(batch.batch_id)
+        ],
+        "counts": _counts(subject),
+        "versions": _versions(),
+        "config_fingerprint": config.fingerprint,
+        "as_of": _iso(batch.as_of),
+        "batch_id": batch.batch_id,
+        "translator": dict(subject.record.metrics),
+    }
+
+
+def _cautions(arms: dict[str, ArmResult], baselines: dict[str, ArmResult]) -> list[str]:
+    best = max(baselines, key=lambda name: float(baselines[name].ndcg.mean()))
+    strongest = float(baselines[best].ndcg.mean())
+    reached = float(arms["synthetic"].ndcg.mean())
+    if strongest <= reached:
+        return []
+    window = best.removeprefix("popularity_").replace("_", " ")
+    caution = (
+        f"Popularity alone ({window}) ranks better, NDCG {strongest:.4f}, than the downstream "
+        f"model with synthetic events, {reached:.4f}. Recency, not cross-domain data, is the first "
+        "thing to mend here: set prior.window_days and train again."
+    )
+    return [caution]
+
+
+def _counts(subject: _Subject) -> dict[str, Any]:
+    events, test = subject.events, subject.test
+    return {
+        "users": len(events.users),
+        "source_items": len(events.source_items),
+        "target_items": len(events.target_items),
+        "source_events": len(events.source),
+        "target_events": len(events.target),
+        "synthetic_events": subject.batch.rows,
+        "ranked_items": int(test.rankable.sum()),
+        **{f"test_users_{name}": size for name, size in test.sizes.items()},
+    }
+
+
+def _calibration(subject: _Subject) -> list[dict[str, float]]:
+    """Predicted against observed probability that a test event falls on an item, by bin.
+
+    The likelihood is that of the next target item, so a user with n test events is expected to hit
+    a bin n times the likelihood in it.
+    """
+    bins = len(_CALIBRATION_EDGES) + 1
+    mass, hits, pairs = np.zeros(bins), np.zeros(bins), np.zeros(bins)
+    history = subject.events.history()[subject.test.users]
+    for part in chunks(len(subject.test.users)):
+        relevant = subject.test.relevant[part]
+        p = np.exp(
+            subject.translator.log_likelihood(history[part], subject.test.known[part])
+        ).astype(np.float64)
+        bucket = np.digitize(p, _CALIBRATION_EDGES)
+        events = np.broadcast_to(np.diff(relevant.indptr)[:, None], p.shape)
+        mass += np.bincount(bucket.ravel(), weights=(events * p).ravel(), minlength=bins)
+        pairs += np.bincount(bucket.ravel(), weights=events.ravel(), minlength=bins)
+        hit = relevant.tocoo()
+        hits += np.bincount(bucket[hit.row, hit.col], minlength=bins)
+    return [
+        {"predicted": m / n, "observed": h / n, "count": n}
+        for m, h, n in zip(mass, hits, pairs, strict=True)
+        if n > 0 and m > 0
+    ]
+
+
+def _popularity(subject: _Subject, synthetic: pa.Table) -> dict[str, list[int]]:
+    drawn = synthetic.filter(synthetic["is_synthetic"])
+    return {
+        "real": _ranked_counts(subject.events.target.items),
+        "synthetic": _ranked_counts(subject.events.target_items.codes(drawn["item_id"])),
+    }
+
+
+def _ranked_counts(items: NDArray[np.int64]) -> list[int]:
+    counts = np.bincount(items[items >= 0])
+    return [int(count) for count in np.sort(counts[counts > 0])[::-1]]
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat()

@@ -1,0 +1,92 @@
+"""Import and apply: a log into the event views, snapshots of features, definitions in Feast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from scalr_ray.core.events import EVENT_TIMESTAMP
+from scalr_ray.ingest import (
+    EventLog,
+    ImportResult,
+    import_log,
+    read_event_log,
+    snapshot_times,
+    write_snapshots,
+)
+from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.offline_store.pull import Registered, apply_definitions, registered
+
+_SNAPSHOT_DAYS = 30
+_SNAPSHOTS_BACK = timedelta(days=720)
+
+
+def import_file(workspace: Workspace, file: Path, columns: Mapping[str, str]) -> ImportResult:
+    """Read, check and import a log, and bring the feature snapshots up to its last event."""
+    config = workspace.config
+    with workspace.run("import"):
+        with workspace.progress.stage(f"Read and check {file.name}"):
+            log = read_event_log(
+                file,
+                ids=config.ids,
+                source=config.domains.source,
+                target=config.domains.target,
+                columns=columns,
+            )
+        newest = pc.max(log.events[EVENT_TIMESTAMP]).as_py()
+        return import_events(workspace, log, snapshots_at=[newest + timedelta(microseconds=1)])
+
+
+def import_events(
+    workspace: Workspace, log: EventLog, *, snapshots_at: Sequence[datetime]
+) -> ImportResult:
+    """Write a checked log into the event views, then feature snapshots up to the last time given.
+
+    Args:
+        workspace: an opened repository.
+        log: what was read.
+        snapshots_at: times that get a snapshot; before the last, one is made every 30 days.
+    """
+    config, progress = workspace.config, workspace.progress
+    with progress.stage("Import into the event views"):
+        result = import_log(
+            log, workspace.layout, source=config.domains.source, target=config.domains.target
+        )
+    for domain, rows in result.imported.items():
+        progress.note(f"{rows:,} events of {domain}")
+    _note_refusals(workspace, result)
+    last = max(snapshots_at)
+    with progress.stage("Write feature snapshots"):
+        times = {*snapshots_at, *snapshot_times(last - _SNAPSHOTS_BACK, last, _SNAPSHOT_DAYS)}
+        snapshots = write_snapshots(workspace.layout, ids=config.ids, times=sorted(times))
+    progress.note(", ".join(f"{count:,} rows of {view}" for view, count in snapshots.items()))
+    return result
+
+
+def apply(workspace: Workspace) -> Registered:
+    """Run `feast apply` in the repository and say what is registered."""
+    # The table must be there before Feast looks at its schema.
+    assert workspace.lake.schema is not None
+    with workspace.run("apply"):
+        with workspace.progress.stage("Register the definitions (feast apply)"):
+            apply_definitions(workspace.repo)
+        workspace.__dict__.pop("store", None)
+        names = registered(workspace.store)
+    views = ", ".join(f"{name} ({features} features)" for name, features in names.feature_views)
+    workspace.progress.note(f"entities: {', '.join(names.entities)}")
+    workspace.progress.note(f"feature views: {views}")
+    workspace.progress.note(f"feature services: {', '.join(names.feature_services)}")
+    return names
+
+
+def _note_refusals(workspace: Workspace, result: ImportResult) -> None:
+    if result.already_imported:
+        workspace.progress.note(f"{result.already_imported:,} events were there already")
+    if result.refused_file is not None:
+        workspace.progress.note(
+            f"{result.duplicates:,} duplicate and {result.malformed:,} malformed rows were set "
+            f"aside in {result.refused_file}"
+        )

@@ -1,0 +1,183 @@
+"""Release: audit a staged batch, and publish an accepted one in a single commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from scalr_ray.core.errors import GateRefused, UsageError
+from scalr_ray.gate import Check, Observed, audit, first_failure
+from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.lake import PublishedBatch
+from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
+from scalr_ray.translator import load_translator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audited:
+    """What the gate said.
+
+    Attributes:
+        record: the batch after the decision: accepted or rejected.
+        checks: every answer, in order.
+    """
+
+    record: BatchRecord
+    checks: list[Check]
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the batch may be published."""
+        return self.record.state is BatchState.ACCEPTED
+
+
+def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
+    """Audit a staged batch and move it to accepted or rejected; both are recorded with reasons.
+
+    Raises:
+        UsageError: there is no such batch, or it is not staged.
+    """
+    with workspace.run("gate"):
+        batch = find_batch(workspace, batch_id, BatchState.STAGED)
+        translator = workspace.ledger.translator(batch.translator_version)
+        with workspace.progress.stage("Audit the staged batch"):
+            checks = _checks(workspace, batch, translator)
+        for check in checks:
+            workspace.ledger.add_verdict(
+                batch_id=batch.batch_id,
+                check=check.name,
+                passed=check.passed,
+                value=check.value,
+                threshold=check.threshold,
+                detail=check.detail,
+            )
+        failure = first_failure(checks)
+        record = workspace.ledger.move_batch(
+            batch.batch_id,
+            expected=BatchState.STAGED,
+            to=BatchState.REJECTED if failure else BatchState.ACCEPTED,
+            reason=f"{failure.name}: {failure.detail}" if failure else None,
+        )
+    return Audited(record=record, checks=checks)
+
+
+def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBatch:
+    """Make an accepted batch visible to Feast in one commit; repeating it changes nothing.
+
+    Raises:
+        GateRefused: the batch was rejected.
+        UsageError: there is no such batch, or it has not been through the gate.
+    """
+    with workspace.run("publish"):
+        batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
+        with workspace.progress.stage("Publish in one Iceberg commit"):
+            published = workspace.lake.publish(batch.batch_id)
+            if batch.state is BatchState.ACCEPTED:
+                workspace.ledger.move_batch(
+                    batch.batch_id,
+                    expected=BatchState.ACCEPTED,
+                    to=BatchState.PUBLISHED,
+                    snapshot_id=published.snapshot_id,
+                )
+    return published
+
+
+def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) -> BatchRecord:
+    """The batch of that id, or the newest; it must be in `state`, or for publishing be published.
+
+    Raises:
+        GateRefused: it was rejected and is asked for to be published.
+        UsageError: there is none, or it is in another state.
+    """
+    ledger = workspace.ledger
+    batch = ledger.latest_batch() if batch_id is None else ledger.batch(batch_id)
+    if batch is None:
+        raise UsageError("there is no batch yet; run `scalr generate` first")
+    done = state is BatchState.ACCEPTED and batch.state is BatchState.PUBLISHED
+    if batch.state is state or done:
+        return batch
+    if state is BatchState.ACCEPTED and batch.state is BatchState.REJECTED:
+        raise GateRefused(f"{batch.batch_id} was refused by the gate: {batch.reason}")
+    step = "scalr generate" if state is BatchState.STAGED else "scalr gate"
+    raise UsageError(
+        f"{batch.batch_id} is {batch.state.value}, not {state.value}; run `{step}` first"
+    )
+
+
+def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:
+    settings = workspace.config.gate
+    model = load_translator(Path(translator.path))
+    observed = Observed(
+        as_of=batch.as_of,
+        source=workspace.source_events(batch.as_of),
+        target=workspace.target_events(batch.as_of),
+        item_ids=model.target_items.ids,
+        prior=model.prior,
+    )
+    staged = (
+        workspace.lake.read_staged(batch.batch_id) if batch.rows else workspace.schema.empty_table()
+    )
+    checks = audit(
+        staged,
+        observed,
+        batch_id=batch.batch_id,
+        max_psi=settings.max_psi,
+        max_mass_frac=settings.max_mass_frac,
+    )
+    return [*checks, *_lift_checks(translator)] if settings.require_lift else checks
+
+
+def _lift_checks(translator: TranslatorRecord) -> list[Check]:
+    """Does the evidence transfer, and does the trial speak for the events?"""
+    gain, z = float(translator.metrics["gain_nats"]), float(translator.metrics["z"])
+    transfers = bool(translator.metrics["transfers"])
+    checks = [
+        Check(
+            name="transfer",
+            passed=transfers,
+            value=z,
+            threshold=1.96,
+            detail=f"the evidence gains {gain:+.4f} nats per held-out event over the prior "
+            f"(z = {z:.1f})" + ("" if transfers else "; nothing transfers"),
+        )
+    ]
+    trial = load_trial(Path(translator.path))
+    if trial is None:
+        return checks
+    over_real = trial["lift"]["hidden"] if trial["users"]["hidden"] else trial["lift"]["all"]
+    over_placebo = (
+        trial["lift_over_placebo"]["hidden"]
+        if trial["users"]["hidden"]
+        else trial["lift_over_placebo"]["all"]
+    )
+    real, placebo = (_estimate(lifts) for lifts in (over_real, over_placebo))
+    return [
+        *checks,
+        Check(
+            name="trial_harm",
+            passed=trial["verdict"] != "harms",
+            detail=str(trial["sentence"]),
+        ),
+        Check(
+            name="trial_lift",
+            passed=real > 0,
+            value=real,
+            threshold=0.0,
+            detail=f"NDCG of users without history {real:+.0%} against real events alone",
+        ),
+        Check(
+            name="trial_placebo",
+            passed=placebo > 0,
+            value=placebo,
+            threshold=0.0,
+            detail=f"NDCG of users without history {placebo:+.0%} against a placebo",
+        ),
+    ]
+
+
+def _estimate(lifts: dict[str, dict[str, float | None]]) -> float:
+    """The NDCG lift; an unbounded one (a control at zero) counts as one."""
+    name = next(metric for metric in lifts if metric.startswith("ndcg"))
+    value = lifts[name]["estimate"]
+    return 1.0 if value is None else float(value)

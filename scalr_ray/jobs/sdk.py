@@ -1,0 +1,151 @@
+"""The SDK: one class over one feature repository, one method per verb of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from scalr_ray.core.clock import parse_time
+from scalr_ray.core.config import ScalrConfig
+from scalr_ray.ingest import ImportResult
+from scalr_ray.jobs import doctor as doctoring
+from scalr_ray.jobs import evaluate as evaluating
+from scalr_ray.jobs import generate as generating
+from scalr_ray.jobs import ingest, release
+from scalr_ray.jobs import train as training_stage
+from scalr_ray.jobs.demo import DemoInput, run_demo
+from scalr_ray.jobs.doctor import Finding
+from scalr_ray.jobs.generate import Generated
+from scalr_ray.jobs.progress import Progress
+from scalr_ray.jobs.release import Audited
+from scalr_ray.jobs.train import Trained
+from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.lake import PublishedBatch
+from scalr_ray.ledger import RunRecord
+from scalr_ray.offline_store.pull import Registered
+
+
+class Scalr:
+    """Everything SCALR does with one feature repository.
+
+    ```python
+    with Scalr("feature_repo") as scalr:
+        scalr.import_events("events.parquet")
+        scalr.apply()
+        batch = scalr.run()
+    ```
+
+    Args:
+        repo: the folder with `scalr.yaml` and `feature_store.yaml`.
+        overrides: `a.b=c` texts over `scalr.yaml`.
+        progress: where stages are shown; None shows nothing.
+    """
+
+    def __init__(
+        self,
+        repo: str | Path = "feature_repo",
+        overrides: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        self._workspace = Workspace(Path(repo), overrides, progress or Progress())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database and the table of synthetic events."""
+        self._workspace.close()
+
+    @property
+    def config(self) -> ScalrConfig:
+        """The resolved configuration."""
+        return self._workspace.config
+
+    def import_events(
+        self, file: str | Path, columns: Mapping[str, str] | None = None
+    ) -> ImportResult:
+        """Check an event log and import it; the same file again changes nothing.
+
+        Args:
+            file: a Parquet file with `user_id, item_id, domain, event_timestamp` and optionally
+                `event_type, value, available_at`.
+            columns: our column name to the file's, where they differ.
+        """
+        return ingest.import_file(self._workspace, Path(file), columns or {})
+
+    def apply(self) -> Registered:
+        """Register the definitions (`feast apply`) and return what is registered."""
+        return ingest.apply(self._workspace)
+
+    def train(self, as_of: str | datetime | None = None) -> Trained:
+        """Train a translator on what was visible as of a time; by default on everything."""
+        return training_stage.train(self._workspace, as_of=self._cut(as_of))
+
+    def generate(self, translator: str | None = None) -> Generated:
+        """Draw a batch with the newest translator, or a named version, and stage it."""
+        return generating.generate(self._workspace, translator=translator)
+
+    def gate(self, batch_id: str | None = None) -> Audited:
+        """Audit the newest staged batch, or a named one, and accept or reject it."""
+        return release.gate(self._workspace, batch_id=batch_id)
+
+    def publish(self, batch_id: str | None = None) -> PublishedBatch:
+        """Make the newest accepted batch, or a named one, visible to Feast."""
+        return release.publish(self._workspace, batch_id=batch_id)
+
+    def run(self, as_of: str | datetime | None = None) -> Audited:
+        """Train, generate, audit, and publish if the gate accepts; returns what the gate said."""
+        trained = self.train(as_of)
+        batch = self.generate(trained.record.version).record
+        audited = self.gate(batch.batch_id)
+        if audited.accepted:
+            self.publish(batch.batch_id)
+        return audited
+
+    def evaluate(
+        self, out: str | Path, batch_id: str | None = None, command: str = ""
+    ) -> dict[str, Any]:
+        """Measure a batch on outcomes after its cut and write the report into `out`."""
+        return evaluating.evaluate(
+            self._workspace, out=Path(out), batch_id=batch_id, command=command
+        )
+
+    def runs(self, limit: int = 50) -> list[RunRecord]:
+        """The newest calls, newest first."""
+        return self._workspace.ledger.runs(limit=limit)
+
+    def doctor(self) -> list[Finding]:
+        """Whether machine and repository are fit to run, and what to do where not."""
+        return doctoring.examine(self._workspace)
+
+    @staticmethod
+    def demo(
+        given: DemoInput | None = None,
+        *,
+        out: str | Path = "scalr-demo",
+        overrides: Sequence[str] = (),
+        progress: Progress | None = None,
+        command: str = "",
+    ) -> dict[str, Any]:
+        """Run the whole path in a folder of its own; see `scalr_ray.jobs.demo`."""
+        return run_demo(
+            given or DemoInput(),
+            out=Path(out),
+            overrides=overrides,
+            progress=progress or Progress(),
+            command=command,
+        )
+
+    def _cut(self, as_of: str | datetime | None) -> datetime:
+        return self._workspace.newest() if as_of is None else parse_time(as_of, "--as-of")

@@ -1,0 +1,242 @@
+"""The trial: would a downstream model gain by such events? Asked where the answer is known.
+
+At the validation cut some users with target history are stripped of it, as many per real event as
+the batch will have newcomers, and the translator as of that cut draws for them. The same downstream
+model is trained on real events alone, with the synthetic events and with a placebo. The weight of
+the events, and each arm's own weight of the recency prior, are chosen here; the outcomes after the
+test cut are never looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalr_ray.core.config import ScalrConfig
+from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.core.keyed import keyed_uniform, stream_seed
+from scalr_ray.generate import DrawSettings, draw_events, plan_users
+from scalr_ray.jobs.arms import (
+    Holdout,
+    downstream_arms,
+    holdout,
+    real_rows,
+    synthetic_rows,
+    trainer_config,
+)
+from scalr_ray.jobs.progress import Advance
+from scalr_ray.learn import TrainingEvents, translator_as_of
+from scalr_ray.translator import FrequencyTranslator, Strength
+from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summarise
+
+_PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
+_SEEDS = 2
+_HIDDEN_SHARES = (0.1, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What the trial chose and found.
+
+    Attributes:
+        weight_scale: weight of a synthetic event of a user without target history.
+        prior_weights: multiple of the log prior in the downstream model's score, by arm.
+        users: test users per segment.
+        arms: metrics per arm and segment.
+        lift: over real events alone, per segment and metric.
+        lift_over_placebo: the same over the placebo.
+        verdict: helps, no_effect, harms or cannot_tell.
+        sentence: the verdict in plain words.
+    """
+
+    weight_scale: float
+    prior_weights: dict[str, float]
+    users: dict[str, int]
+    arms: dict[str, Any]
+    lift: dict[str, Any]
+    lift_over_placebo: dict[str, Any]
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Arm:
+    """One trained arm under its best weight of the prior."""
+
+    prior_weight: float
+    result: ArmResult
+
+    @property
+    def ndcg(self) -> float:
+        return float(self.result.ndcg.mean())
+
+
+def run_trial(
+    events: TrainingEvents,
+    strength: Strength,
+    config: ScalrConfig,
+    *,
+    validation_cut: datetime,
+    cutoff: datetime,
+    advance: Advance,
+) -> Trial:
+    """Choose the weights and measure the lift on [validation_cut, cutoff).
+
+    Args:
+        events: coded events, visible as of `cutoff`.
+        strength: what the validation window chose for the translator.
+        config: of the repository.
+        validation_cut: the as-of time of the trial.
+        cutoff: the end of its outcomes.
+        advance: called with the number of models just trained, `trainings(config)` in all.
+    """
+    before = events.as_of(validation_cut)
+    hidden = _newcomers(events, before, config.seed)
+    visible = before.without_target_of(hidden)
+    outcomes = events.target.between(validation_cut, cutoff)
+    test = holdout(visible, outcomes.users, outcomes.items)
+    bench = _Bench(
+        config=config,
+        cut=validation_cut,
+        events=visible,
+        hidden=hidden,
+        test=test,
+        advance=advance,
+    )
+    translator = translator_as_of(
+        visible, validation_cut, strength=strength, background=config.prior.background
+    )
+    drawn, placebo = bench.draw(translator, "trial"), bench.draw(translator.as_prior(), "placebo")
+    real = bench.arm(None)
+    treated = {scale: bench.arm(_scaled(drawn, scale)) for scale in config.weights.scales}
+    scale = max(treated, key=lambda weight: treated[weight].ndcg)
+    control = bench.arm(_scaled(placebo, scale))
+    return bench.trial(scale, real_only=real, synthetic=treated[scale], placebo=control)
+
+
+def trainings(config: ScalrConfig) -> int:
+    """How many models a trial trains."""
+    return _SEEDS * (len(config.weights.scales) + 2)
+
+
+def _newcomers(events: TrainingEvents, before: TrainingEvents, seed: int) -> NDArray[np.bool_]:
+    """(U,) the users who lose their target history: as many per real event as there will be.
+
+    With c users without target history per real event at the cutoff, a share h of the users of the
+    trial is hidden such that h / ((1 - h) * events per user) = c.
+    """
+    users = len(events.users)
+    has_source = np.bincount(events.source.users, minlength=users) > 0
+    has_target = np.bincount(events.target.users, minlength=users) > 0
+    per_event = (has_source & ~has_target).sum() / max(len(events.target), 1)
+    active = len(np.unique(before.target.users))
+    odds = per_event * len(before.target) / max(active, 1)
+    share = float(np.clip(odds / (1.0 + odds), *_HIDDEN_SHARES))
+    drawn = keyed_uniform(stream_seed("trial", seed), np.arange(users))
+    had_target = np.bincount(before.target.users, minlength=users) > 0
+    return np.asarray((drawn < share) & had_target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What the arms of one trial share."""
+
+    config: ScalrConfig
+    cut: datetime
+    events: TrainingEvents
+    hidden: NDArray[np.bool_]
+    test: Holdout
+    advance: Advance
+
+    def draw(self, translator: FrequencyTranslator, label: str) -> pa.Table:
+        """Events of weight one, for the stripped users and those whose history leaves weight."""
+        config = self.config
+        settings = DrawSettings(
+            batch_id=label,
+            translator_version=label,
+            domain=config.domains.target,
+            as_of=self.cut,
+            per_user=config.generation.per_user,
+            temperature=config.generation.temperature,
+            likelihood_floor=config.generation.likelihood_floor,
+            weight_scale=1.0,
+            seed=stream_seed(label, config.seed),
+        )
+        schema = synthetic_event_schema(config.ids.user_id, config.ids.item_id)
+        plan = plan_users(self.events, self.cut, decay_events=config.weights.decay_events)
+        stripped = pa.array(self.hidden[plan["user_code"].to_numpy()])
+        has_own = pc.greater(pc.list_value_length(plan["own_items"]), 0)
+        plan = plan.filter(pc.or_(stripped, has_own))
+        return draw_locally(plan, translator, settings, schema, config.generation.users_per_task)
+
+    def arm(self, drawn: pa.Table | None) -> _Arm:
+        """Train on the real rows and `drawn`; rank under the best weight of the prior."""
+        table = real_rows(self.events)
+        if drawn is not None:
+            table = pa.concat_tables([table, synthetic_rows(drawn)])
+        prior = self.config.prior
+        settings = trainer_config(
+            self.cut, window_days=prior.window_days, background=prior.background
+        )
+        k = self.config.evaluation.k
+        results = downstream_arms(
+            [table] * _SEEDS, settings, self.events, self.test, k, _PRIOR_WEIGHTS
+        )
+        self.advance(_SEEDS)
+        arms = [_Arm(prior_weight=weight, result=result) for weight, result in results.items()]
+        return max(arms, key=lambda arm: arm.ndcg)
+
+    def trial(self, scale: float, **arms: _Arm) -> Trial:
+        segments, evaluation = self.test.segments, self.config.evaluation
+        over_real, over_placebo = (
+            paired_lift(
+                arms["synthetic"].result,
+                arms[control].result,
+                segments,
+                bootstrap=evaluation.bootstrap,
+                seed=self.config.seed,
+            )
+            for control in ("real_only", "placebo")
+        )
+        verdict, sentence = judge(over_real, over_placebo, users=self.test.sizes)
+        return Trial(
+            weight_scale=scale,
+            prior_weights={name: arm.prior_weight for name, arm in arms.items()},
+            users=self.test.sizes,
+            arms={name: summarise(arm.result, segments) for name, arm in arms.items()},
+            lift=lifts_to_json(over_real),
+            lift_over_placebo=lifts_to_json(over_placebo),
+            verdict=verdict.value,
+            sentence=sentence,
+        )
+
+
+def draw_locally(
+    plan: pa.Table,
+    translator: FrequencyTranslator,
+    settings: DrawSettings,
+    schema: pa.Schema,
+    users_per_task: int,
+) -> pa.Table:
+    """The accepted events of the plan, drawn in this process, in order of user and slot."""
+    blocks = [
+        draw_events(plan.slice(start, users_per_task), translator, settings, schema)
+        for start in range(0, plan.num_rows, users_per_task)
+    ]
+    drawn = pa.concat_tables(blocks) if blocks else schema.append(_REASON).empty_table()
+    return drawn.filter(drawn["reason"].is_null()).select(schema.names)
+
+
+_REASON = pa.field("reason", pa.string())
+
+
+def _scaled(drawn: pa.Table, scale: float) -> pa.Table:
+    at = drawn.schema.get_field_index("sample_weight")
+    weights = pa.array(drawn["sample_weight"].to_numpy() * scale)
+    return drawn.set_column(at, drawn.schema.field(at), weights)

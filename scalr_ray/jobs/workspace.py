@@ -1,0 +1,102 @@
+"""A feature repository, opened: its configuration, its paths, its stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from scalr_ray.core.config import ScalrConfig, load_config
+from scalr_ray.core.errors import UsageError
+from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.core.layout import Layout
+from scalr_ray.jobs.progress import Progress
+from scalr_ray.lake import SyntheticEventLake
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.ledger import Ledger
+from scalr_ray.ledger.runs import RunInProgress
+from scalr_ray.offline_store import open_feature_store
+from scalr_ray.offline_store.pull import newest_available, pull_events
+
+SOURCE_VIEW = "source_events"
+TARGET_VIEW = "target_events"
+
+
+class Workspace:
+    """One feature repository and everything that a stage needs of it.
+
+    Stores are opened on first use; `close` closes what was opened.
+    """
+
+    def __init__(self, repo: Path, overrides: Sequence[str], progress: Progress) -> None:
+        self.repo = repo.resolve()
+        self.config: ScalrConfig = load_config(self.repo, overrides)
+        self.layout = Layout.of(self.repo, self.config)
+        self.progress = progress
+
+    @cached_property
+    def store(self) -> Any:  # noqa: ANN401 - Feast publishes no types
+        """The Feast store."""
+        return open_feature_store(self.repo)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The ledger, in the same database as the registry."""
+        self.layout.data.mkdir(parents=True, exist_ok=True)
+        return Ledger(self.layout.database_url)
+
+    @cached_property
+    def lake(self) -> SyntheticEventLake:
+        """The table of synthetic events."""
+        return SyntheticEventLake.open(self.layout, self.config.ids)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The schema of a synthetic event under this configuration."""
+        return synthetic_event_schema(self.config.ids.user_id, self.config.ids.item_id)
+
+    @contextmanager
+    def run(self, verb: str) -> Iterator[RunInProgress]:
+        """Record a call of `verb` in the ledger, and how it ended."""
+        config = self.config.model_dump(mode="json")
+        with self.ledger.running(verb, config, self.config.fingerprint, self.config.seed) as record:
+            yield record
+
+    def close(self) -> None:
+        """Close the ledger and the lake if they were opened."""
+        for name in ("ledger", "lake"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
+
+    def newest(self) -> datetime:
+        """The earliest time as of which every imported event is visible.
+
+        Raises:
+            UsageError: nothing has been imported.
+        """
+        newest = newest_available(self.store, (SOURCE_VIEW, TARGET_VIEW))
+        if newest is None:
+            raise UsageError(f"{self.repo} holds no events; run `scalr import FILE` first")
+        return newest
+
+    def source_events(self, as_of: datetime) -> pa.Table:
+        """Events of the configured source domains, visible as of `as_of`."""
+        pulled = pull_events(self.store, SOURCE_VIEW, as_of=as_of)
+        wanted = pa.array(self.config.domains.source)
+        return pulled.filter(pc.is_in(pulled["domain"], value_set=wanted))
+
+    def target_events(self, as_of: datetime) -> pa.Table:
+        """Events of the configured target domain, visible as of `as_of`."""
+        pulled = pull_events(self.store, TARGET_VIEW, as_of=as_of)
+        return pulled.filter(pc.equal(pulled["domain"], self.config.domains.target))
+
+    def training_events(self, as_of: datetime) -> TrainingEvents:
+        """Both domains as of `as_of`, coded."""
+        return TrainingEvents.of(self.source_events(as_of), self.target_events(as_of))

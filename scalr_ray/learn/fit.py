@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.core.keyed import keyed_uniform, stream_seed
+from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.counts import translator_as_of
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.translator.encode import incidence
@@ -149,7 +150,7 @@ def fit_translator(
     # Under codes of their own, so that what is not visible cannot move even the last bit.
     visible = events.as_of(cutoff).compact()
     window, users = _window(visible, validation_cut, cutoff)
-    choosing, checking = _split(window, users, seed)
+    choosing, checking = _split(window, visible.users.ids.take(pa.array(users)).to_pylist(), seed)
     weakest = Strength(window_days=grid.window_days, shrinkage=grid.shrinkages[0], alpha=0.0)
     counted = translator_as_of(
         visible, validation_cut, strength=weakest, background=grid.background
@@ -190,9 +191,10 @@ def _window(
     return window, users
 
 
-def _split(window: _Window, users: NDArray[np.int64], seed: int) -> tuple[_Window, _Window]:
+def _split(window: _Window, users: Sequence[object], seed: int) -> tuple[_Window, _Window]:
     """One half of the users to choose on, as far as their scores can be held, one to check on."""
-    order = np.argsort(keyed_uniform(stream_seed("validation-split", seed), users))
+    # By id, not by code: users who are not in the window must not move those who are.
+    order = np.argsort([stream_seed("validation-split", seed, user) for user in users])
     half = len(order) // 2
     held = max(_HELD_SCORES // window.own.shape[1], _MIN_USERS // 2)
     return window.rows(np.sort(order[: min(half, held)])), window.rows(np.sort(order[half:]))

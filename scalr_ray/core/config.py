@@ -91,13 +91,15 @@ class TranslatorSettings(_Section):
 class GenerationSettings(_Section):
     """How many synthetic events a user gets, how they are drawn, and which are refused.
 
-    `temperature` divides prior-times-lift scores before sampling without replacement: below 1 the
-    likely are favoured. Candidates whose calibrated likelihood lies below `likelihood_floor` are
-    refused.
+    Items are sampled without replacement from prior * lift^evidence, raised to 1 / `temperature`.
+    `evidence` may be larger than the alpha that ranks best: a trainer has a prior of its own, and
+    what it lacks is the evidence. Candidates whose calibrated likelihood lies below
+    `likelihood_floor` are refused.
     """
 
     per_user: PositiveInt = 60
-    temperature: Annotated[float, Field(gt=0, le=10)] = 0.7
+    temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    evidence: NonNegative = 1.0
     likelihood_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
     users_per_task: PositiveInt = 512
 

@@ -42,7 +42,8 @@ class DrawSettings:
         domain: the target domain.
         as_of: the logical generation time; nothing drawn lies at or after it.
         per_user: candidates per user.
-        temperature: of the sampling.
+        temperature: of the sampling, which is from (prior * lift^evidence)^(1 / temperature).
+        evidence: exponent of the lift in sampling, where anything transfers at all.
         likelihood_floor: candidates below it are refused.
         weight_scale: weight of an event of a user without target history.
         seed: of every draw.
@@ -54,6 +55,7 @@ class DrawSettings:
     as_of: datetime
     per_user: int
     temperature: float
+    evidence: float
     likelihood_floor: float
     weight_scale: float
     seed: int
@@ -147,10 +149,9 @@ def _sample(
     parts = [(nobody, nobody, np.empty(0, dtype=np.float32))]
     for start in range(0, users.num_rows, _SCORE_CHUNK):
         part = slice(start, start + _SCORE_CHUNK)
-        scores = translator.log_scores(history[part], own[part])
-        mask_entries(scores, own[part])
+        scores, sampled = _scores(history[part], own[part], translator, settings.evidence)
         noise = keyed_gumbel(noise_seed, codes[part, None], catalogue[None, :])
-        perturbed = scores / settings.temperature + noise
+        perturbed = sampled / settings.temperature + noise
         items = _largest(perturbed, settings.per_user)
         log_p = log_softmax(scores / np.float32(translator.strength.temperature))
         rows = np.repeat(np.arange(items.shape[0]), items.shape[1])
@@ -160,6 +161,26 @@ def _sample(
         parts.append((rows + start, flat, log_p[rows, flat]))
     row, item, value = (np.concatenate(column) for column in zip(*parts, strict=True))
     return row, item, value
+
+
+def _scores(
+    history: sparse.csr_matrix,
+    own: sparse.csr_matrix,
+    translator: FrequencyTranslator,
+    evidence: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(B, I) scores that the likelihood is calibrated for, and those that are sampled from."""
+    alpha = translator.strength.alpha
+    if alpha == 0.0:
+        scores = translator.log_scores(history, own)
+        mask_entries(scores, own)
+        return scores, scores
+    lift = translator.log_lift(history, own)
+    scores = np.float32(alpha) * lift + translator.log_prior
+    sampled = np.float32(evidence) * lift + translator.log_prior
+    mask_entries(scores, own)
+    mask_entries(sampled, own)
+    return scores, sampled
 
 
 def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:

@@ -12,18 +12,20 @@ from datetime import datetime
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import optimize, sparse
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import FrequencyTranslator, Vocabulary
 from scalr_ray.translator.encode import incidence
+from scalr_ray.translator.frequency import log_softmax, mask_entries
 from training.lift import ArmResult
 from training.metrics import top_k
 from training.models import IALS, IALSConfig, Interactions, PopularityConfig, Ranker, rank_users
 
 _CHUNK_USERS = 512
+_TEMPERATURES = (0.01, 3.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,24 +130,58 @@ def downstream_arms(
     tops: dict[float, list[NDArray[np.int64]]] = {weight: [] for weight in prior_weights}
     for seed, table in enumerate(tables):
         model = IALS(config)
-        coded = Interactions.from_arrow(
-            table, users=events.users.ids, items=events.target_items.ids
-        )
-        model.fit(coded, seed=seed)
+        model.fit(code_rows(table, events), seed=seed)
         for weight, ranked in tops.items():
             ranked.append(_rank(model.with_prior_weight(weight), test, k))
     size = int(test.rankable.sum())
     return {weight: ArmResult.of(ranked, test.relevant, size) for weight, ranked in tops.items()}
 
 
+def code_rows(table: pa.Table, events: TrainingEvents) -> Interactions:
+    """Training rows under the codes of `events`."""
+    return Interactions.from_arrow(table, users=events.users.ids, items=events.target_items.ids)
+
+
+def best_likelihood(model: Ranker, test: Holdout) -> NDArray[np.float64]:
+    """(B,) mean log-likelihood of each user's outcomes, nats, at the temperature that suits best.
+
+    The scores of the rankable items the user does not have become probabilities by a softmax. One
+    temperature is fitted to all users, so an arm gains nothing by the scale of its scores.
+    """
+    scored = []
+    for part in chunks(len(test.users)):
+        scores = np.array(model.scores(test.users[part]), dtype=np.float32)
+        mask_entries(scores, test.known[part])
+        scores[:, ~test.rankable] = -np.inf
+        scored.append((scores, test.relevant[part]))
+
+    def likelihood(log_temperature: float) -> NDArray[np.float64]:
+        return np.concatenate(
+            [_mean_log_p(scores / np.exp(log_temperature), hit) for scores, hit in scored]
+        )
+
+    low, high = np.log(_TEMPERATURES)
+    found = optimize.minimize_scalar(
+        lambda value: -float(likelihood(value).mean()),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 0.02},
+    )
+    return likelihood(float(found.x))
+
+
+def _mean_log_p(scores: NDArray[np.float32], hit: sparse.csr_matrix) -> NDArray[np.float64]:
+    log_p = log_softmax(scores.astype(np.float32, copy=False))
+    user = np.repeat(np.arange(hit.shape[0]), np.diff(hit.indptr))
+    values = log_p[user, hit.indices].astype(np.float64)
+    return np.asarray(np.bincount(user, weights=values) / np.diff(hit.indptr))
+
+
 def popularity_arm(
     model: Ranker, table: pa.Table, events: TrainingEvents, test: Holdout, k: int
 ) -> ArmResult:
     """A ranker without randomness, trained once."""
-    model.fit(
-        Interactions.from_arrow(table, users=events.users.ids, items=events.target_items.ids),
-        seed=0,
-    )
+    model.fit(code_rows(table, events), seed=0)
     return ArmResult.of([_rank(model, test, k)], test.relevant, int(test.rankable.sum()))
 
 

@@ -209,12 +209,12 @@ def _train_arms(
         window_days=config.prior.window_days,
         background=config.prior.background,
     )
-    weights = {} if trial is None else trial["prior_weights"]
+    weights: Mapping[str, float] = {} if trial is None else trial.prior_weights
     arms = {}
     title = "Train the downstream model: real only, + synthetic, + placebo"
     with workspace.progress.stage(title, total=len(tables)) as advance:
         for name, seeds in tables.items():
-            weight = float(weights.get(name, settings.prior_weight))
+            weight = weights.get(name, settings.prior_weight)
             arms[name] = downstream_arms(
                 seeds, settings, subject.events, subject.test, config.evaluation.k, [weight]
             )[weight]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scalr_ray.core.errors import UsageError
 from scalr_ray.core.fingerprint import fingerprint
@@ -92,8 +91,8 @@ def find_translator(workspace: Workspace, version: str | None) -> TranslatorReco
 def draw_settings(workspace: Workspace, record: TranslatorRecord) -> DrawSettings:
     """How a translator draws under this configuration, with the weight its trial chose."""
     config = workspace.config
-    trial: dict[str, Any] | None = load_trial(Path(record.path))
-    scale = config.weights.scales[0] if trial is None else trial["weight_scale"]
+    trial = load_trial(Path(record.path))
+    scale = config.weights.scales[0] if trial is None else trial.weight_scale
     identity = [record.version, config.fingerprint]
     return DrawSettings(
         batch_id=f"batch-{fingerprint(identity, 16)}",
@@ -102,8 +101,9 @@ def draw_settings(workspace: Workspace, record: TranslatorRecord) -> DrawSetting
         as_of=record.train_cutoff,
         per_user=config.generation.per_user,
         temperature=config.generation.temperature,
+        evidence=config.generation.evidence,
         likelihood_floor=config.generation.likelihood_floor,
-        weight_scale=float(scale),
+        weight_scale=scale,
         seed=stream_seed("generate", config.seed),
     )
 

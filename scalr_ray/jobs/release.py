@@ -8,6 +8,7 @@ from pathlib import Path
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
@@ -145,39 +146,27 @@ def _lift_checks(translator: TranslatorRecord) -> list[Check]:
     trial = load_trial(Path(translator.path))
     if trial is None:
         return checks
-    over_real = trial["lift"]["hidden"] if trial["users"]["hidden"] else trial["lift"]["all"]
-    over_placebo = (
-        trial["lift_over_placebo"]["hidden"]
-        if trial["users"]["hidden"]
-        else trial["lift_over_placebo"]["all"]
-    )
-    real, placebo = (_estimate(lifts) for lifts in (over_real, over_placebo))
+    focus = trial.focus
+    harmed = [name for name, gain in trial.over_real.items() if gain.high < 0]
     return [
         *checks,
+        _gain_check("trial_gain", trial.over_real[focus], f"{focus} users, over real events alone"),
+        _gain_check("trial_placebo", trial.over_placebo[focus], f"{focus} users, over a placebo"),
         Check(
             name="trial_harm",
-            passed=trial["verdict"] != "harms",
-            detail=str(trial["sentence"]),
-        ),
-        Check(
-            name="trial_lift",
-            passed=real > 0,
-            value=real,
-            threshold=0.0,
-            detail=f"NDCG of users without history {real:+.0%} against real events alone",
-        ),
-        Check(
-            name="trial_placebo",
-            passed=placebo > 0,
-            value=placebo,
-            threshold=0.0,
-            detail=f"NDCG of users without history {placebo:+.0%} against a placebo",
+            passed=not harmed,
+            detail=f"the downstream model loses for {', '.join(harmed)} users"
+            if harmed
+            else "no segment of users loses",
         ),
     ]
 
 
-def _estimate(lifts: dict[str, dict[str, float | None]]) -> float:
-    """The NDCG lift; an unbounded one (a control at zero) counts as one."""
-    name = next(metric for metric in lifts if metric.startswith("ndcg"))
-    value = lifts[name]["estimate"]
-    return 1.0 if value is None else float(value)
+def _gain_check(name: str, gain: Gain, what: str) -> Check:
+    return Check(
+        name=name,
+        passed=gain.low > 0,
+        value=gain.low,
+        threshold=0.0,
+        detail=f"{what}: {gain.estimate:+.3f} nats per event [{gain.low:+.3f}, {gain.high:+.3f}]",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,8 @@ def train(
         folder = workspace.layout.translators / version
         save_translator(fitted.translator, folder)
         if trial is not None:
-            (folder / TRIAL_NAME).write_text(json.dumps(asdict(trial), indent=2), encoding="utf-8")
+            text = json.dumps(trial.to_json(), indent=2)
+            (folder / TRIAL_NAME).write_text(text, encoding="utf-8")
         record = workspace.ledger.add_translator(
             version=version,
             run_id=run.run_id,
@@ -89,13 +90,12 @@ def train(
     return Trained(record=record, fitted=fitted, trial=trial)
 
 
-def load_trial(folder: Path) -> dict[str, Any] | None:
+def load_trial(folder: Path) -> Trial | None:
     """The trial that was saved with a translator; None when there was none."""
     path = folder / TRIAL_NAME
     if not path.exists():
         return None
-    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return saved
+    return Trial.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def default_validation_cut(workspace: Workspace, events: TrainingEvents) -> datetime:
@@ -170,5 +170,5 @@ def _metrics(fitted: FittedTranslator, trial: Trial | None) -> dict[str, Any]:
         "gain_nats": fitted.gain,
         "z": fitted.z,
         "transfers": fitted.transfers,
-        "trial": None if trial is None else trial.verdict,
+        "weight_scale": None if trial is None else trial.weight_scale,
     }

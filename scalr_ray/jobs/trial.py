@@ -5,11 +5,18 @@ the batch will have newcomers, and the translator as of that cut draws for them.
 model is trained on real events alone, with the synthetic events and with a placebo. The weight of
 the events, and each arm's own weight of the recency prior, are chosen here; the outcomes after the
 test cut are never looked at.
+
+The trial is decided by likelihood, not by NDCG: each arm's scores become probabilities at the
+temperature and the weight of the prior that suit it best, and what counts is the log-probability
+of the events that followed. On windows of 1,300 users of two real logs it agreed with the later
+test in every arm (z of 4 to 6 where the test had 10), while NDCG@20 on the same window had the sign
+wrong in one of them: the top 20 of a popularity list are a lottery over 20 items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -24,7 +31,8 @@ from scalr_ray.core.keyed import keyed_uniform, stream_seed
 from scalr_ray.generate import DrawSettings, draw_events, plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
-    downstream_arms,
+    best_likelihood,
+    code_rows,
     holdout,
     real_rows,
     synthetic_rows,
@@ -33,11 +41,21 @@ from scalr_ray.jobs.arms import (
 from scalr_ray.jobs.progress import Advance
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.translator import FrequencyTranslator, Strength
-from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summarise
+from training.models import IALS
 
 _PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
-_SEEDS = 2
+_Z_95 = 1.959964
+_LEAST_USERS = 50
 _HIDDEN_SHARES = (0.1, 0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """A gain in mean log-likelihood per event, with its 95 % interval over users, in nats."""
+
+    estimate: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,33 +66,56 @@ class Trial:
         weight_scale: weight of a synthetic event of a user without target history.
         prior_weights: multiple of the log prior in the downstream model's score, by arm.
         users: test users per segment.
-        arms: metrics per arm and segment.
-        lift: over real events alone, per segment and metric.
-        lift_over_placebo: the same over the placebo.
-        verdict: helps, no_effect, harms or cannot_tell.
-        sentence: the verdict in plain words.
+        over_real: gain of the synthetic arm over real events alone, by segment that has users.
+        over_placebo: the same over the placebo.
     """
 
     weight_scale: float
     prior_weights: dict[str, float]
     users: dict[str, int]
-    arms: dict[str, Any]
-    lift: dict[str, Any]
-    lift_over_placebo: dict[str, Any]
-    verdict: str
-    sentence: str
+    over_real: dict[str, Gain]
+    over_placebo: dict[str, Gain]
+
+    @property
+    def focus(self) -> str:
+        """The segment the events are for: users without target history, or all if there are few."""
+        return "hidden" if self.users["hidden"] >= _LEAST_USERS else "all"
+
+    @property
+    def sentence(self) -> str:
+        """The outcome in plain words."""
+        who = {"hidden": "users without target history", "all": "all users"}[self.focus]
+        real, placebo = self.over_real[self.focus], self.over_placebo[self.focus]
+        return (
+            f"{who}: {real.estimate:+.3f} nats per event [{real.low:+.3f}, {real.high:+.3f}] over "
+            f"real events alone, {placebo.estimate:+.3f} [{placebo.low:+.3f}, {placebo.high:+.3f}] "
+            "over a placebo"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> Trial:
+        """What `to_json` gave."""
+        gains = {
+            side: {name: Gain(**gain) for name, gain in saved[side].items()}
+            for side in ("over_real", "over_placebo")
+        }
+        return cls(**{**saved, **gains})
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Arm:
-    """One trained arm under its best weight of the prior."""
+    """One trained arm at its best: what suits its scores, and what it gave the users' events."""
 
     prior_weight: float
-    result: ArmResult
+    likelihood: NDArray[np.float64]
 
     @property
-    def ndcg(self) -> float:
-        return float(self.result.ndcg.mean())
+    def mean(self) -> float:
+        return float(self.likelihood.mean())
 
 
 def run_trial(
@@ -115,14 +156,21 @@ def run_trial(
     drawn, placebo = bench.draw(translator, "trial"), bench.draw(translator.as_prior(), "placebo")
     real = bench.arm(None)
     treated = {scale: bench.arm(_scaled(drawn, scale)) for scale in config.weights.scales}
-    scale = max(treated, key=lambda weight: treated[weight].ndcg)
-    control = bench.arm(_scaled(placebo, scale))
-    return bench.trial(scale, real_only=real, synthetic=treated[scale], placebo=control)
+    scale = max(treated, key=lambda weight: treated[weight].mean)
+    synthetic, control = treated[scale], bench.arm(_scaled(placebo, scale))
+    arms = {"real_only": real, "synthetic": synthetic, "placebo": control}
+    return Trial(
+        weight_scale=scale,
+        prior_weights={name: arm.prior_weight for name, arm in arms.items()},
+        users=test.sizes,
+        over_real=_gains(synthetic, real, test),
+        over_placebo=_gains(synthetic, control, test),
+    )
 
 
 def trainings(config: ScalrConfig) -> int:
     """How many models a trial trains."""
-    return _SEEDS * (len(config.weights.scales) + 2)
+    return len(config.weights.scales) + 2
 
 
 def _newcomers(events: TrainingEvents, before: TrainingEvents, seed: int) -> NDArray[np.bool_]:
@@ -164,6 +212,7 @@ class _Bench:
             as_of=self.cut,
             per_user=config.generation.per_user,
             temperature=config.generation.temperature,
+            evidence=config.generation.evidence,
             likelihood_floor=config.generation.likelihood_floor,
             weight_scale=1.0,
             seed=stream_seed(label, config.seed),
@@ -176,45 +225,36 @@ class _Bench:
         return draw_locally(plan, translator, settings, schema, config.generation.users_per_task)
 
     def arm(self, drawn: pa.Table | None) -> _Arm:
-        """Train on the real rows and `drawn`; rank under the best weight of the prior."""
+        """Train on the real rows and `drawn`; score under the best weight of the prior."""
         table = real_rows(self.events)
         if drawn is not None:
             table = pa.concat_tables([table, synthetic_rows(drawn)])
         prior = self.config.prior
-        settings = trainer_config(
-            self.cut, window_days=prior.window_days, background=prior.background
+        model = IALS(
+            trainer_config(self.cut, window_days=prior.window_days, background=prior.background)
         )
-        k = self.config.evaluation.k
-        results = downstream_arms(
-            [table] * _SEEDS, settings, self.events, self.test, k, _PRIOR_WEIGHTS
-        )
-        self.advance(_SEEDS)
-        arms = [_Arm(prior_weight=weight, result=result) for weight, result in results.items()]
-        return max(arms, key=lambda arm: arm.ndcg)
-
-    def trial(self, scale: float, **arms: _Arm) -> Trial:
-        segments, evaluation = self.test.segments, self.config.evaluation
-        over_real, over_placebo = (
-            paired_lift(
-                arms["synthetic"].result,
-                arms[control].result,
-                segments,
-                bootstrap=evaluation.bootstrap,
-                seed=self.config.seed,
+        model.fit(code_rows(table, self.events), seed=0)
+        self.advance(1)
+        arms = [
+            _Arm(
+                prior_weight=weight,
+                likelihood=best_likelihood(model.with_prior_weight(weight), self.test),
             )
-            for control in ("real_only", "placebo")
-        )
-        verdict, sentence = judge(over_real, over_placebo, users=self.test.sizes)
-        return Trial(
-            weight_scale=scale,
-            prior_weights={name: arm.prior_weight for name, arm in arms.items()},
-            users=self.test.sizes,
-            arms={name: summarise(arm.result, segments) for name, arm in arms.items()},
-            lift=lifts_to_json(over_real),
-            lift_over_placebo=lifts_to_json(over_placebo),
-            verdict=verdict.value,
-            sentence=sentence,
-        )
+            for weight in _PRIOR_WEIGHTS
+        ]
+        return max(arms, key=lambda arm: arm.mean)
+
+
+def _gains(treated: _Arm, control: _Arm, test: Holdout) -> dict[str, Gain]:
+    gains = {}
+    for name, mask in test.segments.items():
+        difference = (treated.likelihood - control.likelihood)[mask]
+        if len(difference) < 2:
+            continue
+        mean = float(difference.mean())
+        half = _Z_95 * float(difference.std(ddof=1)) / len(difference) ** 0.5
+        gains[name] = Gain(estimate=mean, low=mean - half, high=mean + half)
+    return gains
 
 
 def draw_locally(

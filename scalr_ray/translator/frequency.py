@@ -76,6 +76,12 @@ class FrequencyTranslator:
         """(S,) the sum of each source item's counts over the target items."""
         return np.asarray(self.counts.sum(axis=1, dtype=np.float64)).ravel()
 
+    @cached_property
+    def log_prior(self) -> NDArray[np.float32]:
+        """(I,) logarithm of the prior, -inf where not rankable."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.prior), dtype=np.float32)
+
     def with_strength(self, strength: Strength) -> FrequencyTranslator:
         """The same counts and prior under other exponents."""
         return replace(self, strength=strength)
@@ -97,7 +103,6 @@ class FrequencyTranslator:
         Returns:
             (B, I); 0 for a user without history.
         """
-        k = self.strength.shrinkage
         k = self.strength.shrinkage
         own_items = np.diff(own.indptr)
         lengths = np.diff(history.indptr)
@@ -121,14 +126,9 @@ class FrequencyTranslator:
 
     def log_scores(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
         """(B, I) log prior + alpha * log lift, before temperature; -inf where not rankable."""
-        with np.errstate(divide="ignore"):
-            log_prior = np.log(self.prior).astype(np.float32)
         if self.strength.alpha == 0.0:
-            return np.tile(log_prior, (history.shape[0], 1))
-        scores = self.log_lift(history, own)
-        scores *= np.float32(self.strength.alpha)
-        scores += log_prior
-        return scores
+            return np.tile(self.log_prior, (history.shape[0], 1))
+        return np.float32(self.strength.alpha) * self.log_lift(history, own) + self.log_prior
 
     def log_likelihood(
         self, history: sparse.csr_matrix, own: sparse.csr_matrix

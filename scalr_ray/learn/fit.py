@@ -194,7 +194,8 @@ def _window(
 def _split(window: _Window, users: Sequence[object], seed: int) -> tuple[_Window, _Window]:
     """One half of the users to choose on, as far as their scores can be held, one to check on."""
     # By id, not by code: users who are not in the window must not move those who are.
-    order = np.argsort([stream_seed("validation-split", seed, user) for user in users])
+    keys = [stream_seed("validation-split", seed, user) for user in users]
+    order = np.argsort(np.array(keys, dtype=np.uint64))
     half = len(order) // 2
     held = max(_HELD_SCORES // window.own.shape[1], _MIN_USERS // 2)
     return window.rows(np.sort(order[: min(half, held)])), window.rows(np.sort(order[half:]))

@@ -119,13 +119,13 @@ def describe_fit(fitted: FittedTranslator) -> str:
     if not fitted.transfers:
         return (
             f"nothing transfers: the evidence gains {fitted.gain:+.4f} nats per event (z = "
-            f"{fitted.z:.1f}) on {fitted.checked_on} held-out users, so alpha is 0"
+            f"{fitted.z:.1f}) on {fitted.users} users it was not chosen on, so alpha is 0"
         )
     strength = fitted.translator.strength
     return (
         f"alpha {strength.alpha:g}, shrinkage {strength.shrinkage:g}: the evidence gains "
-        f"{fitted.gain:+.4f} nats per event (z = {fitted.z:.1f}) on {fitted.checked_on} "
-        "held-out users"
+        f"{fitted.gain:+.4f} nats per event (z = {fitted.z:.1f}) on {fitted.users} users "
+        "it was not chosen on"
     )
 
 

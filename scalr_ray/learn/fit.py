@@ -3,9 +3,12 @@
 The criterion is the log-likelihood of the window's target events, a proper score: it uses every
 event, where a ranking metric at 20 sees only the few that reach the top (on a window of 1,416 users
 of a real log the same gain has z = 4.6 in likelihood and 0.8 in NDCG@20). Each candidate is scored
-at its own best temperature. Users of the window are split in two by a hash: on one half the grid is
-searched, on the other the winner must beat the prior, or alpha becomes 0. A system that picks the
-best of many must not grade itself on the data it picked with.
+at its own best temperature.
+
+A system that picks the best of many must not grade itself on the data it picked with. So the users
+of the window are split in two by a hash, the grid is searched on each half, and its winner is held
+against the prior on the other (cross-fitting). Over both halves together the gain must be there at
+95 %, or alpha becomes 0. The strength that is used is then chosen on all of them.
 
 Legend: B users of the window, I target items, M their new target events in the window.
 """
@@ -60,17 +63,15 @@ class FittedTranslator:
 
     Attributes:
         translator: counts up to the train cutoff, strength from validation.
-        chosen_on: number of users the grid was searched on.
-        checked_on: number of users the winner was checked on.
-        gain: what the winner adds to the prior's log-likelihood of an event, in nats, mean over the
-            events of a user, then over the checked users.
-        z: paired z-value of that gain over users; 0 where the winner is the prior.
+        users: number of users validated on.
+        gain: what the winner of the other half adds to the prior's log-likelihood of an event, in
+            nats, mean over the events of a user, then over the users.
+        z: paired z-value of that gain over users; 0 where no winner beats the prior.
         transfers: whether the gain holds on users it was not chosen on, at 95 %.
     """
 
     translator: FrequencyTranslator
-    chosen_on: int
-    checked_on: int
+    users: int
     gain: float
     z: float
     transfers: bool
@@ -150,21 +151,20 @@ def fit_translator(
     # Under codes of their own, so that what is not visible cannot move even the last bit.
     visible = events.as_of(cutoff).compact()
     window, users = _window(visible, validation_cut, cutoff)
-    choosing, checking = _split(window, visible.users.ids.take(pa.array(users)).to_pylist(), seed)
+    order = _hash_order(visible.users.ids.take(pa.array(users)).to_pylist(), seed)
     weakest = Strength(window_days=grid.window_days, shrinkage=grid.shrinkages[0], alpha=0.0)
     counted = translator_as_of(
         visible, validation_cut, strength=weakest, background=grid.background
     )
-    best, prior = _best_evidence(counted, choosing, grid)
-    difference = _likelihood(best, checking) - _likelihood(prior, checking)
-    z = _z_value(difference)
+    gains = _cross_fitted_gains(counted, window, order, grid)
+    best, prior = _best_evidence(counted, _held(window, order), grid)
+    z = _z_value(gains)
     transfers = best.strength.alpha > 0 and z > _Z_95
     strength = (best if transfers else prior).strength
     return FittedTranslator(
         translator=translator_as_of(events, cutoff, strength=strength, background=grid.background),
-        chosen_on=choosing.history.shape[0],
-        checked_on=checking.history.shape[0],
-        gain=float(difference.mean()),
+        users=len(users),
+        gain=float(gains.mean()),
         z=z,
         transfers=transfers,
     )
@@ -191,14 +191,29 @@ def _window(
     return window, users
 
 
-def _split(window: _Window, users: Sequence[object], seed: int) -> tuple[_Window, _Window]:
-    """One half of the users to choose on, as far as their scores can be held, one to check on."""
-    # By id, not by code: users who are not in the window must not move those who are.
+def _hash_order(users: Sequence[object], seed: int) -> NDArray[np.int64]:
+    """(B,) positions in the order of a hash of the ids, so that other users move nobody."""
     keys = [stream_seed("validation-split", seed, user) for user in users]
-    order = np.argsort(np.array(keys, dtype=np.uint64))
-    half = len(order) // 2
+    return np.argsort(np.array(keys, dtype=np.uint64))
+
+
+def _held(window: _Window, order: NDArray[np.int64]) -> _Window:
+    """As many users of `order` as their scores can be held of."""
     held = max(_HELD_SCORES // window.own.shape[1], _MIN_USERS // 2)
-    return window.rows(np.sort(order[: min(half, held)])), window.rows(np.sort(order[half:]))
+    return window.rows(np.sort(order[:held]))
+
+
+def _cross_fitted_gains(
+    counted: FrequencyTranslator, window: _Window, order: NDArray[np.int64], grid: Grid
+) -> NDArray[np.float64]:
+    """(B,) each user's gain in likelihood by what the users of the other half have chosen."""
+    half = len(order) // 2
+    gains = []
+    for choosing, checking in ((order[:half], order[half:]), (order[half:], order[:half])):
+        best, prior = _best_evidence(counted, _held(window, choosing), grid)
+        checked = window.rows(np.sort(checking))
+        gains.append(_likelihood(best, checked) - _likelihood(prior, checked))
+    return np.concatenate(gains)
 
 
 def _best_evidence(

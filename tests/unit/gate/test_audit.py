@@ -1,0 +1,283 @@
+"""Every rule against a batch that breaks exactly it, and a drawn batch that breaks none."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from small_drawings import SCHEMA, small_drawing
+
+from scalr_ray.gate import Observed, audit, first_failure, population_stability
+
+NAMES = [
+    "not_empty",
+    "one_batch",
+    "unique_event_id",
+    "unique_pair",
+    "clocks",
+    "likelihood",
+    "not_real",
+    "in_catalogue",
+    "lineage",
+    "popularity_drift",
+    "synthetic_mass",
+]
+MOMENT = timedelta(microseconds=1)
+DRAWING = small_drawing()
+BATCH = DRAWING.draw().select(SCHEMA.names)
+AS_OF = DRAWING.settings.as_of
+
+
+def seen(table):
+    return pa.Table.from_pylist(
+        [
+            event
+            for event in table.to_pylist()
+            if event["event_timestamp"] < AS_OF and event["available_at"] <= AS_OF
+        ],
+        schema=table.schema,
+    )
+
+
+OBSERVED = Observed(
+    as_of=AS_OF,
+    source=seen(DRAWING.source),
+    target=seen(DRAWING.target),
+    item_ids=DRAWING.translator.target_items.ids,
+    prior=DRAWING.translator.prior,
+)
+
+
+FIRST_SEEN = {}
+for _event in OBSERVED.target.to_pylist():
+    _moment = _event["event_timestamp"]
+    FIRST_SEEN[_event["item_id"]] = min(FIRST_SEEN.get(_event["item_id"], _moment), _moment)
+TRIGGERED = {event["event_id"]: event["event_timestamp"] for event in OBSERVED.source.to_pylist()}
+
+
+def check(batch, *, max_psi=2.0, max_mass_frac=2.0):
+    checks = audit(
+        batch, OBSERVED, batch_id="batch-1", max_psi=max_psi, max_mass_frac=max_mass_frac
+    )
+    return {answer.name: answer for answer in checks}
+
+
+def changed(position=0, **values):
+    """The batch with other values in one row; nulls are let in, as a damaged file would."""
+    rows = BATCH.to_pylist()
+    rows[position] |= values
+    loose = pa.schema([field.with_nullable(nullable=True) for field in SCHEMA])
+    return pa.Table.from_pylist(rows, schema=loose)
+
+
+def failing(checks):
+    return [name for name, answer in checks.items() if not answer.passed]
+
+
+def test_a_drawn_batch_passes_every_check():
+    checks = check(BATCH)
+    assert list(checks) == NAMES
+    assert failing(checks) == []
+    assert first_failure(list(checks.values())) is None
+    for name in NAMES[1:9]:
+        assert (checks[name].value, checks[name].threshold) == (0.0, 0.0)
+
+
+def test_an_empty_batch_is_not_judged_further():
+    checks = check(BATCH.slice(0, 0))
+    assert list(checks) == ["not_empty"]
+    assert failing(checks) == ["not_empty"]
+    assert checks["not_empty"].detail == "0 rows are staged"
+
+
+def first_row():
+    return BATCH.slice(0, 1).to_pylist()[0]
+
+
+def event_of_another_user():
+    """A source event from before the first row, of somebody else."""
+    row = first_row()
+    return next(
+        event["event_id"]
+        for event in OBSERVED.source.to_pylist()
+        if event["user_id"] != row["user_id"] and event["event_timestamp"] < row["event_timestamp"]
+    )
+
+
+def row_where(condition):
+    return next((at, row) for at, row in enumerate(BATCH.to_pylist()) if condition(row))
+
+
+def owned_pair():
+    """A user of the batch with an item they have, at a time when the item had been seen."""
+    users = BATCH["user_id"].to_pylist()
+    for event in OBSERVED.target.to_pylist():
+        if event["user_id"] in users:
+            position = users.index(event["user_id"])
+            moment = max(event["event_timestamp"], BATCH["event_timestamp"][position].as_py())
+            return position, {"item_id": event["item_id"], "event_timestamp": moment}
+    raise AssertionError
+
+
+def later_item(position=0):
+    """An item that the user does not get and that was first seen after the event."""
+    moment = BATCH["event_timestamp"][position].as_py()
+    user = BATCH["user_id"][position].as_py()
+    taken = {e["item_id"] for e in OBSERVED.target.to_pylist() if e["user_id"] == user}
+    rows = zip(BATCH["user_id"].to_pylist(), BATCH["item_id"].to_pylist(), strict=True)
+    taken |= {item for owner, item in rows if owner == user}
+    return next(
+        (item for item, at in FIRST_SEEN.items() if at > moment and item not in taken), None
+    )
+
+
+def early_row():
+    """A row before the first sighting of some item that its user neither has nor gets."""
+    positions = range(BATCH.num_rows)
+    return next((at, later_item(at)) for at in positions if later_item(at) is not None)
+
+
+def breaches():
+    row = first_row()
+    position, owned = owned_pair()
+    early, unseen = early_row()
+    # Its item had been seen when the source event came, so that only the lineage breaks.
+    on_trigger, triggered = row_where(
+        lambda row: FIRST_SEEN[row["item_id"]] <= TRIGGERED[row["source_event_id"]]
+    )
+    return {
+        "foreign batch": ("one_batch", 0, {"batch_id": "batch-2"}),
+        "no batch": ("one_batch", 0, {"batch_id": None}),
+        "repeated event id": ("unique_event_id", 1, {"event_id": row["event_id"]}),
+        "no event id": ("unique_event_id", 1, {"event_id": None}),
+        "repeated pair": (
+            "unique_pair",
+            1,
+            {name: row[name] for name in ("user_id", "item_id", "event_timestamp")}
+            | {"source_event_id": row["source_event_id"]},
+        ),
+        "known after the cut": ("clocks", 0, {"available_at": AS_OF + MOMENT}),
+        "known before its translator": ("clocks", 0, {"available_at": AS_OF - MOMENT}),
+        "at the cut": ("clocks", 0, {"event_timestamp": AS_OF}),
+        "translator from later": ("clocks", 0, {"train_cutoff": AS_OF + MOMENT}),
+        "no translator cutoff": ("clocks", 0, {"train_cutoff": None}),
+        "likelihood zero": ("likelihood", 0, {"likelihood": 0.0}),
+        "likelihood above one": ("likelihood", 0, {"likelihood": 1.0 + 1e-9}),
+        "likelihood not a number": ("likelihood", 0, {"likelihood": float("nan")}),
+        "no likelihood": ("likelihood", 0, {"likelihood": None}),
+        "negative weight": ("likelihood", 0, {"sample_weight": -1e-9}),
+        "observed pair": ("not_real", position, owned),
+        "item seen later": ("in_catalogue", early, {"item_id": unseen}),
+        "unknown item": ("in_catalogue", 0, {"item_id": "nowhere"}),
+        "unknown source event": ("lineage", 0, {"source_event_id": "nowhere"}),
+        "no source event": ("lineage", 0, {"source_event_id": None}),
+        "source event of another": (
+            "lineage",
+            0,
+            {"source_event_id": event_of_another_user()},
+        ),
+        "at the time of its source event": (
+            "lineage",
+            on_trigger,
+            {"event_timestamp": TRIGGERED[triggered["source_event_id"]]},
+        ),
+    }
+
+
+@pytest.mark.parametrize("breach", list(breaches()))
+def test_each_breach_fails_its_rule_alone(breach):
+    name, position, values = breaches()[breach]
+    checks = check(changed(position, **values))
+    assert failing(checks) == [name]
+    assert checks[name].value == 1.0
+    assert checks[name].detail.startswith("1 rows break the rule: ")
+    assert first_failure(list(checks.values())) is checks[name]
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_weight_without_bound_fails_its_rule_and_the_mass(weight):
+    checks = check(changed(0, sample_weight=weight))
+    assert failing(checks) == ["likelihood", "synthetic_mass"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 17])
+def test_details_count_the_rows_that_break_the_rule(rows):
+    ids = pa.array(["batch-2"] * rows + ["batch-1"] * (BATCH.num_rows - rows))
+    at = SCHEMA.get_field_index("batch_id")
+    checks = check(BATCH.set_column(at, SCHEMA.field(at), ids))
+    assert failing(checks) == ["one_batch"]
+    assert checks["one_batch"].value == rows
+    assert checks["one_batch"].detail.startswith(f"{rows} rows break the rule")
+
+
+def test_the_item_may_be_first_seen_at_the_time_of_the_event():
+    position, row = row_where(
+        lambda row: TRIGGERED[row["source_event_id"]] < FIRST_SEEN[row["item_id"]] - MOMENT
+    )
+    first = FIRST_SEEN[row["item_id"]]
+    assert failing(check(changed(position, event_timestamp=first))) == []
+    assert failing(check(changed(position, event_timestamp=first - MOMENT))) == ["in_catalogue"]
+
+
+def test_drift_is_the_stability_index_against_the_prior():
+    codes = DRAWING.translator.target_items.codes(BATCH["item_id"])
+    psi = population_stability(
+        OBSERVED.prior, np.bincount(codes, minlength=len(OBSERVED.prior)).astype(float)
+    )
+    assert psi > 0
+    answer = check(BATCH)["popularity_drift"]
+    assert answer.value == pytest.approx(psi)
+    assert f"{psi:.3f}" in answer.detail
+    assert failing(check(BATCH, max_psi=psi * 1.001)) == []
+    assert failing(check(BATCH, max_psi=psi * 0.999)) == ["popularity_drift"]
+
+
+def test_a_batch_of_one_item_drifts():
+    rarest = int(np.argmin(np.where(OBSERVED.prior > 0, OBSERVED.prior, 1.0)))
+    at = SCHEMA.get_field_index("item_id")
+    one = pa.repeat(OBSERVED.item_ids[rarest], BATCH.num_rows)
+    checks = check(BATCH.set_column(at, SCHEMA.field(at), one))
+    assert not checks["popularity_drift"].passed
+
+
+def test_items_outside_the_catalogue_drift_without_bound():
+    at = SCHEMA.get_field_index("item_id")
+    unknown = pa.repeat(pa.scalar("nowhere"), BATCH.num_rows)
+    checks = check(BATCH.set_column(at, SCHEMA.field(at), unknown))
+    assert checks["popularity_drift"].value == float("inf")
+    assert not checks["popularity_drift"].passed
+
+
+def test_mass_is_the_sum_of_weights_per_real_event():
+    share = sum(BATCH["sample_weight"].to_pylist()) / OBSERVED.target.num_rows
+    answer = check(BATCH)["synthetic_mass"]
+    assert answer.value == pytest.approx(share)
+    assert f"{share:.2f}" in answer.detail
+    assert failing(check(BATCH, max_mass_frac=share * 1.001)) == []
+    assert failing(check(BATCH, max_mass_frac=share * 0.999)) == ["synthetic_mass"]
+
+
+def test_an_empty_observation_fails_what_rests_on_it():
+    nothing = Observed(
+        as_of=AS_OF,
+        source=OBSERVED.source.slice(0, 0),
+        target=OBSERVED.target.slice(0, 0),
+        item_ids=OBSERVED.item_ids,
+        prior=OBSERVED.prior,
+    )
+    checks = audit(BATCH, nothing, batch_id="batch-1", max_psi=9.0, max_mass_frac=1e9)
+    assert [answer.name for answer in checks if not answer.passed] == ["in_catalogue", "lineage"]
+
+
+def test_a_batch_id_with_quotes_is_text():
+    hostile = "x' OR '1'='1"
+    checks = audit(BATCH, OBSERVED, batch_id=hostile, max_psi=9.0, max_mass_frac=9.0)
+    assert first_failure(checks).name == "one_batch"
+    assert first_failure(checks).value == BATCH.num_rows
+
+
+def test_a_placebo_batch_passes_too():
+    placebo = DRAWING.by(DRAWING.translator.as_prior()).draw().select(SCHEMA.names)
+    assert failing(check(placebo)) == []

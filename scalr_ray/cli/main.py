@@ -176,25 +176,26 @@ def demo(
 ) -> None:
     """The whole path: events, Feast, translator, batch, gate, three arms, report."""
     _check_demo(events, source, target, null_world=null_world)
-    session.quiet_libraries()
-    from scalr_ray import Scalr
-    from scalr_ray.jobs.demo import DemoInput
+    named = parse_columns(columns)
+    with session.quiet():
+        from scalr_ray import Scalr
+        from scalr_ray.jobs.demo import DemoInput
 
-    given = DemoInput(
-        events=events,
-        source=tuple((source or "source").split(",")),
-        target=target or "target",
-        columns=parse_columns(columns),
-        null_world=null_world,
-    )
-    result = Scalr.demo(
-        given,
-        out=out,
-        overrides=session.overrides,
-        progress=session.progress(),
-        command=_command(),
-    )
-    session.show_report(result, out)
+        given = DemoInput(
+            events=events,
+            source=tuple(name.strip() for name in (source or "source").split(",")),
+            target=target or "target",
+            columns=named,
+            null_world=null_world,
+        )
+        result = Scalr.demo(
+            given,
+            out=out,
+            overrides=session.overrides,
+            progress=session.progress(),
+            command=_command(),
+        )
+        session.show_report(result, out)
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
@@ -219,8 +220,12 @@ def _guarded(call: Callable[[], Any]) -> int:
     except ScalrError as error:
         click.echo(f"scalr: {error.message}", err=True)
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
+    except click.exceptions.NoArgsIsHelpError as asked:
+        asked.show()
+        return asked.exit_code
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "scalr"
+        click.echo(f"scalr: {_one_line(error)}; `{where} --help` says more", err=True)
         return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
@@ -242,6 +247,10 @@ def _check_demo(
 def _refuse_unless(accepted: bool, reason: str | None) -> None:  # noqa: FBT001 - reads as a sentence
     if not accepted:
         raise GateRefused(f"the gate refused the batch: {reason}")
+
+
+def _one_line(error: click.ClickException) -> str:
+    return " ".join(error.format_message().split()).rstrip(".")
 
 
 def _command() -> str:

@@ -58,11 +58,11 @@ class Session:
     @contextmanager
     def open(self) -> Iterator[Scalr]:
         """The SDK over the repository, closed at the end."""
-        self.quiet_libraries()
-        from scalr_ray import Scalr
+        with self.quiet():
+            from scalr_ray import Scalr
 
-        with Scalr(self.repo, self.overrides, self.progress()) as scalr:
-            yield scalr
+            with Scalr(self.repo, self.overrides, self.progress()) as scalr:
+                yield scalr
 
     def progress(self) -> Progress:
         """Stages on standard error; nothing with `--json`."""
@@ -72,18 +72,31 @@ class Session:
 
         return Progress(None if self.as_json else Console(stderr=True))
 
-    def quiet_libraries(self) -> None:
-        """Silence what Feast, Ray and others print on their own, unless `-v`."""
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Silence what Feast, Ray and others print on their own in the block, unless `-v`."""
         for name, value in _QUIET_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if self.verbose:
             logging.basicConfig(level=logging.INFO)
+            yield
             return
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
+        before = logging.root.manager.disable
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+            try:
+                import scalr_ray.jobs.sdk  # noqa: F401 - Feast changes the filters when imported
+
+                warnings.simplefilter("ignore")
+                yield
+            finally:
+                logging.disable(before)
 
     def show(self, record: Any) -> None:  # noqa: ANN401 - any frozen dataclass of the SDK
         """A record as two columns, or as JSON."""
+        from rich.markup import escape
+
         plain = _plain(record)
         if self.as_json:
             click.echo(json.dumps(plain, indent=2))
@@ -91,7 +104,7 @@ class Session:
         table = _table()
         for name, value in plain.items():
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
-            table.add_row(name, text)
+            table.add_row(name, escape(text))
         _print(table)
 
     def show_checks(self, audited: Audited) -> None:
@@ -99,9 +112,11 @@ class Session:
         if self.as_json:
             click.echo(json.dumps(_plain(audited), indent=2))
             return
+        from rich.markup import escape
+
         table = _table("", "check", "detail")
         for check in audited.checks:
-            table.add_row(_mark(check.passed), check.name, check.detail)
+            table.add_row(_mark(check.passed), check.name, escape(check.detail))
         _print(table)
         click.echo(f"{audited.record.batch_id}: {audited.record.state.value}")
 
@@ -125,9 +140,12 @@ class Session:
         if self.as_json:
             click.echo(json.dumps([_plain(finding) for finding in findings], indent=2))
             return
+        from rich.markup import escape
+
         table = _table("", "subject", "found", "what to do")
         for finding in findings:
-            table.add_row(_mark(finding.healthy), finding.subject, finding.detail, finding.remedy)
+            said = (escape(text) for text in (finding.detail, finding.remedy))
+            table.add_row(_mark(finding.healthy), finding.subject, *said)
         _print(table)
 
     def show_report(self, result: Mapping[str, Any], out: Path) -> None:

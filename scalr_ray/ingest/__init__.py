@@ -18,7 +18,7 @@ from scalr_ray.ingest.columns import infer_ids
 from scalr_ray.ingest.cuts import is_odd_user, snapshot_times, target_cut, withhold
 from scalr_ray.ingest.log import EventLog, read_event_log
 from scalr_ray.ingest.snapshots import write_snapshots
-from scalr_ray.ingest.store import ImportResult, import_log
+from scalr_ray.ingest.store import ImportResult, import_log, refuse_other_tables
 
 __all__ = [
     "EventLog",
@@ -27,6 +27,7 @@ __all__ = [
     "infer_ids",
     "is_odd_user",
     "read_event_log",
+    "refuse_other_tables",
     "snapshot_times",
     "target_cut",
     "withhold",

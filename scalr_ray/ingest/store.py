@@ -67,7 +67,7 @@ def import_log(
     files = {view: layout.events(view) / part_name for view in views}
     with sole_writer(layout.data):
         parts = {view: sorted(layout.events(view).glob(PARTS)) for view in views}
-        _refuse_other_tables(layout, parts, log.events.schema, target)
+        refuse_other_tables(log, layout, target=target)
         wanted = {view: _of_domains(log.events, domains) for view, domains in views.items()}
         fresh = {view: _not_in(parts[view], wanted[view]) for view in views}
         # Feast refuses a view without any file, so the first import writes an empty one if need be.
@@ -113,12 +113,15 @@ def refuse_other_schema(parts: Sequence[Path], schema: pa.Schema) -> None:
                 )
 
 
-def _refuse_other_tables(
-    layout: Layout, parts: Mapping[str, list[Path]], schema: pa.Schema, target: str
-) -> None:
-    """Refuse to mix two kinds of ids, or the two sides, in one store."""
-    for view, files in parts.items():
-        refuse_other_schema(files, schema)
+def refuse_other_tables(log: EventLog, layout: Layout, *, target: str) -> None:
+    """Refuse to mix two kinds of ids, or the two sides, in one store; nothing is written.
+
+    Raises:
+        DataError: a view holds events of other id types or of the other side's domain.
+    """
+    for view in (SOURCE_VIEW, TARGET_VIEW):
+        files = sorted(layout.events(view).glob(PARTS))
+        refuse_other_schema(files, log.events.schema)
         there = _domains(files)
         strangers = there - {target} if view == TARGET_VIEW else there & {target}
         if strangers:

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow.parquet as pq
 import yaml
 
-from scalr_ray.core.config import CONFIG_NAME, ScalrConfig, load_config
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.config import CONFIG_NAME, IdTypes, ScalrConfig, load_config
+from scalr_ray.core.errors import ConfigError, UsageError
 from scalr_ray.core.layout import Layout
 from scalr_ray.ingest import EventLog, infer_ids, read_event_log, target_cut, withhold
 from scalr_ray.jobs.evaluate import evaluate
@@ -72,21 +72,37 @@ def run_demo(
     Raises:
         UsageError: `out` holds something else, or the input does not fit.
     """
-    _prepare(out)
-    file = given.events or _simulate(given, out, overrides, progress)
+    _refuse_foreign(out, given.events)
+    if given.events is None:
+        world = _world(given, _config([*_fitted(given, IdTypes()), *overrides]))
+        _empty(out)
+        file = _simulate(world, out, progress)
+        log, settings = _read(file, given, overrides, progress)
+    else:
+        # An earlier demo gives way only to input that has been judged.
+        log, settings = _read(given.events, given, overrides, progress)
+        _empty(out)
+    repo = _make_repository(out, _config(settings))
+    workspace = Workspace(repo, settings, progress)
+    try:
+        return _run(workspace, given, log, out, command)
+    finally:
+        workspace.close()
+
+
+def _read(
+    file: Path, given: DemoInput, overrides: Sequence[str], progress: Progress
+) -> tuple[EventLog, list[str]]:
+    """The log, checked, and the settings: what fits the input, then the overrides."""
     ids = infer_ids(file, given.columns)
+    settings = [*_fitted(given, ids), *overrides]
+    _config(settings)
     with progress.stage(f"Read and check {file.name}"):
         log = read_event_log(
             file, ids=ids, source=given.source, target=given.target, columns=given.columns
         )
     progress.note(f"{log.events.num_rows:,} events, {log.refused.num_rows:,} rows set aside")
-    config = _config(given, ids.model_dump(), overrides)
-    repo = _make_repository(out, config)
-    workspace = Workspace(repo, (), progress)
-    try:
-        return _run(workspace, given, log, out, command)
-    finally:
-        workspace.close()
+    return log, settings
 
 
 def _run(
@@ -117,38 +133,56 @@ def _run(
     return evaluate(workspace, out=out, batch_id=batch.batch_id, command=command)
 
 
-def _prepare(out: Path) -> None:
-    """Empty a folder of an earlier demo; refuse one that is something else."""
+def _refuse_foreign(out: Path, events: Path | None) -> None:
+    """A folder of an earlier demo may be replaced; anything else, and the input, may not."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; choose another --out")
     if out.is_dir() and any(out.iterdir()) and not (out / _MARKER).exists():
         raise UsageError(f"{out} is not empty and was not made by scalr demo; choose another --out")
+    if events is not None and events.resolve().is_relative_to(out.resolve()):
+        raise UsageError(
+            f"{events} lies in {out}, which is emptied; move it, or choose another --out"
+        )
+
+
+def _empty(out: Path) -> None:
     if out.is_dir():
         shutil.rmtree(out)
     out.mkdir(parents=True)
     (out / _MARKER).write_text("made by scalr demo; a rerun replaces this folder\n")
 
 
-def _simulate(given: DemoInput, out: Path, overrides: Sequence[str], progress: Progress) -> Path:
-    seed = _config(given, {}, overrides).seed
-    world = WorldConfig(seed=seed, source_domains=given.source, target_domain=given.target)
-    if given.null_world:
-        world = replace(world, transfer=0.0)
-    with progress.stage("Simulate a world" + (" without transfer" if given.null_world else "")):
+def _world(given: DemoInput, config: ScalrConfig) -> WorldConfig:
+    world = WorldConfig(seed=config.seed, source_domains=given.source, target_domain=given.target)
+    return replace(world, transfer=0.0) if given.null_world else world
+
+
+def _simulate(world: WorldConfig, out: Path, progress: Progress) -> Path:
+    with progress.stage("Simulate a world" + ("" if world.transfer else " without transfer")):
         file = out / "events.parquet"
         pq.write_table(World.generate(world).events, file)
     return file
 
 
-def _config(given: DemoInput, ids: Mapping[str, Any], overrides: Sequence[str]) -> ScalrConfig:
-    """The defaults, fitted to the input, under the overrides."""
-    hidden: Literal["none", "odd"] = "none" if given.events is None else "odd"
-    fitted = [
+def _fitted(given: DemoInput, ids: IdTypes) -> list[str]:
+    """What the input says about the settings."""
+    return [
         f"domains={yaml.safe_dump({'source': list(given.source), 'target': given.target})}",
-        f"evaluation.hide_users={hidden}",
-        *(f"ids.{name}={kind}" for name, kind in ids.items()),
+        f"evaluation.hide_users={'none' if given.events is None else 'odd'}",
+        *(f"ids.{name}={kind}" for name, kind in ids.model_dump().items()),
     ]
-    return load_config(_definitions() / CONFIG_NAME, [*fitted, *overrides])
+
+
+def _config(settings: Sequence[str]) -> ScalrConfig:
+    """The defaults under the settings.
+
+    Raises:
+        ConfigError: a setting is wrong, or moves the data out of the demo's folder.
+    """
+    config = load_config(_definitions() / CONFIG_NAME, settings)
+    if config.data_dir != ScalrConfig().data_dir:
+        raise ConfigError("a demo keeps its data in --out; leave data_dir as it is")
+    return config
 
 
 def _definitions() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.generate import DrawSettings, GeneratedBatch, generate_batch, plan_users
@@ -15,6 +15,10 @@ from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.translator import load_translator
+
+ANOTHER_BATCH = (
+    "import newer events and train again, or change the configuration, to get another batch"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +41,15 @@ def generate(workspace: Workspace, *, translator: str | None = None) -> Generate
     events into the same batch.
 
     Raises:
-        UsageError: there is no such translator, or its batch has been published already.
+        UsageError: there is no such translator, or its batch has been accepted already.
+        GateRefused: its batch was rejected.
     """
     config, progress = workspace.config, workspace.progress
     with workspace.run("generate") as run:
         record = find_translator(workspace, translator)
         model = load_translator(Path(record.path))
         settings = draw_settings(workspace, record)
-        _refuse_published(workspace, settings.batch_id)
+        _refuse_decided(workspace, settings.batch_id)
         with progress.stage("Pull users and their source events through Feast"):
             events = workspace.training_events(record.train_cutoff)
             plan = plan_users(events, record.train_cutoff, decay_events=config.weights.decay_events)
@@ -88,6 +93,11 @@ def find_translator(workspace: Workspace, version: str | None) -> TranslatorReco
     return newest
 
 
+def describe_refusal(batch: BatchRecord) -> str:
+    """Why a rejected batch was rejected, and what to do."""
+    return f"{batch.batch_id} was refused by the gate ({batch.reason}); {ANOTHER_BATCH}"
+
+
 def draw_settings(workspace: Workspace, record: TranslatorRecord) -> DrawSettings:
     """How a translator draws under this configuration, with the weight its trial chose."""
     config = workspace.config
@@ -108,10 +118,14 @@ def draw_settings(workspace: Workspace, record: TranslatorRecord) -> DrawSetting
     )
 
 
-def _refuse_published(workspace: Workspace, batch_id: str) -> None:
-    known = {batch.batch_id: batch.state for batch in workspace.ledger.batches()}
-    if known.get(batch_id) in {BatchState.PUBLISHED, BatchState.RETIRED}:
-        raise UsageError(
-            f"{batch_id} has been published already with these events; import newer events, train "
-            "again or change the configuration to get another batch"
-        )
+def _refuse_decided(workspace: Workspace, batch_id: str) -> None:
+    """What the gate has judged stays as it was judged."""
+    known = {batch.batch_id: batch for batch in workspace.ledger.batches()}
+    batch = known.get(batch_id)
+    if batch is None or batch.state is BatchState.STAGED:
+        return
+    if batch.state is BatchState.ACCEPTED:
+        raise UsageError(f"{batch_id} holds these events and was accepted; run `scalr publish`")
+    if batch.state is BatchState.REJECTED:
+        raise GateRefused(describe_refusal(batch))
+    raise UsageError(f"{batch_id} has been published already with these events; {ANOTHER_BATCH}")

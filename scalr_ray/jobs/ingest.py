@@ -14,6 +14,7 @@ from scalr_ray.ingest import (
     ImportResult,
     import_log,
     read_event_log,
+    refuse_other_tables,
     snapshot_times,
     write_snapshots,
 )
@@ -26,17 +27,19 @@ _SNAPSHOTS_BACK = timedelta(days=720)
 
 def import_file(workspace: Workspace, file: Path, columns: Mapping[str, str]) -> ImportResult:
     """Read, check and import a log, and bring the feature snapshots up to its last event."""
-    config = workspace.config
+    domains = workspace.config.domains
+    # The run is recorded once the file has been judged: a bad one leaves no trace in the data.
+    with workspace.progress.stage(f"Read and check {file.name}"):
+        log = read_event_log(
+            file,
+            ids=workspace.config.ids,
+            source=domains.source,
+            target=domains.target,
+            columns=columns,
+        )
+        refuse_other_tables(log, workspace.layout, target=domains.target)
+    newest = pc.max(log.events[EVENT_TIMESTAMP]).as_py()
     with workspace.run("import"):
-        with workspace.progress.stage(f"Read and check {file.name}"):
-            log = read_event_log(
-                file,
-                ids=config.ids,
-                source=config.domains.source,
-                target=config.domains.target,
-                columns=columns,
-            )
-        newest = pc.max(log.events[EVENT_TIMESTAMP]).as_py()
         return import_events(workspace, log, snapshots_at=[newest + timedelta(microseconds=1)])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,12 +38,12 @@ class Progress:
     def stage(self, title: str, *, total: int | None = None) -> Iterator[Advance]:
         """Show a stage while the block runs; call what is yielded with the units just done."""
         started = time.perf_counter()
-        if self._console is None:
-            yield lambda _: None
+        if self._console is None or not self._console.is_terminal:
+            yield lambda _: None  # a bar redraws itself, which a file or a pipe cannot show
         else:
             with Bar(
                 SpinnerColumn(),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 *([] if total is None else [BarColumn(), MofNCompleteColumn()]),
                 TimeElapsedColumn(),
                 *([] if total is None else [TimeRemainingColumn()]),
@@ -54,9 +55,10 @@ class Progress:
         seconds = time.perf_counter() - started
         self.timings_s[title] = self.timings_s.get(title, 0.0) + seconds
         if self._console is not None:
-            self._console.print(f"[green]✓[/] {title} [dim]{seconds:.1f} s[/]")
+            line = f"[green]✓[/] {escape(title)} [dim]{seconds:.1f} s[/]"
+            self._console.print(line, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print a line under the current stage."""
         if self._console is not None:
-            self._console.print(f"  {text}", highlight=False)
+            self._console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)

@@ -7,12 +7,18 @@ from pathlib import Path
 
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
+from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.translator import load_translator
+
+_NEXT_STEP = {
+    BatchState.STAGED: "run `scalr gate` first",
+    BatchState.ACCEPTED: "run `scalr publish`",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +43,8 @@ def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
     """Audit a staged batch and move it to accepted or rejected; both are recorded with reasons.
 
     Raises:
-        UsageError: there is no such batch, or it is not staged.
+        GateRefused: it was rejected before.
+        UsageError: there is no such batch, or it has been accepted before.
     """
     with workspace.run("gate"):
         batch = find_batch(workspace, batch_id, BatchState.STAGED)
@@ -88,7 +95,7 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
     """The batch of that id, or the newest; it must be in `state`, or for publishing be published.
 
     Raises:
-        GateRefused: it was rejected and is asked for to be published.
+        GateRefused: it was rejected.
         UsageError: there is none, or it is in another state.
     """
     ledger = workspace.ledger
@@ -98,12 +105,10 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
     done = state is BatchState.ACCEPTED and batch.state is BatchState.PUBLISHED
     if batch.state is state or done:
         return batch
-    if state is BatchState.ACCEPTED and batch.state is BatchState.REJECTED:
-        raise GateRefused(f"{batch.batch_id} was refused by the gate: {batch.reason}")
-    step = "scalr generate" if state is BatchState.STAGED else "scalr gate"
-    raise UsageError(
-        f"{batch.batch_id} is {batch.state.value}, not {state.value}; run `{step}` first"
-    )
+    if batch.state is BatchState.REJECTED:
+        raise GateRefused(describe_refusal(batch))
+    step = _NEXT_STEP.get(batch.state, ANOTHER_BATCH)
+    raise UsageError(f"{batch.batch_id} is {batch.state.value}, not {state.value}; {step}")
 
 
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:

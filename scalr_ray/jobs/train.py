@@ -52,9 +52,10 @@ def train(
             visible target events.
     """
     config, progress = workspace.config, workspace.progress
+    # The run is recorded once there is something to train on.
+    with progress.stage("Pull translator training data through Feast"):
+        events = workspace.training_events(as_of)
     with workspace.run("train") as run:
-        with progress.stage("Pull translator training data through Feast"):
-            events = workspace.training_events(as_of)
         cut = validation_cut or default_validation_cut(workspace, events)
         progress.note(
             f"{len(events.source):,} source and {len(events.target):,} target events of "

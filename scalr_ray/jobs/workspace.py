@@ -22,7 +22,7 @@ from scalr_ray.learn import TrainingEvents
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
 from scalr_ray.offline_store import open_feature_store
-from scalr_ray.offline_store.pull import newest_available, pull_events
+from scalr_ray.offline_store.pull import all_visible_from, pull_events
 
 SOURCE_VIEW = "source_events"
 TARGET_VIEW = "target_events"
@@ -81,7 +81,7 @@ class Workspace:
         Raises:
             UsageError: nothing has been imported.
         """
-        newest = newest_available(self.store, (SOURCE_VIEW, TARGET_VIEW))
+        newest = all_visible_from(self.store, (SOURCE_VIEW, TARGET_VIEW))
         if newest is None:
             raise UsageError(f"{self.repo} holds no events; run `scalr import FILE` first")
         return newest

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,14 +64,16 @@ def pull_outcomes(store: FeatureStore, view: str, *, start: datetime) -> pa.Tabl
     return pulled.filter(pc.greater_equal(pulled[EVENT_TIMESTAMP], cut))
 
 
-def newest_available(store: FeatureStore, views: tuple[str, ...]) -> datetime | None:
-    """The newest `available_at` over the views: the earliest time at which all rows are known."""
-    newest = [
-        pc.max(_event_set(store, view, end=_END_OF_TIME, known=False)[AVAILABLE_AT]).as_py()
-        for view in views
-    ]
-    known = [moment for moment in newest if moment is not None]
-    return max(known) if known else None
+def all_visible_from(store: FeatureStore, views: tuple[str, ...]) -> datetime | None:
+    """The earliest time as of which every event of the views is visible; None without events."""
+    times = []
+    for view in views:
+        events = _event_set(store, view, end=_END_OF_TIME, known=False)
+        if events.num_rows:
+            # An event is visible strictly after it happened, and as soon as it is known.
+            happened = pc.max(events[EVENT_TIMESTAMP]).as_py() + timedelta(microseconds=1)
+            times += [happened, pc.max(events[AVAILABLE_AT]).as_py()]
+    return max(times, default=None)
 
 
 def apply_definitions(repo: Path) -> str:

@@ -118,23 +118,16 @@ def trainer_config(cut: datetime, *, window_days: int, background: float) -> IAL
     return IALSConfig(prior=prior)
 
 
-def downstream_arms(
-    tables: Sequence[pa.Table],
-    config: IALSConfig,
-    events: TrainingEvents,
-    test: Holdout,
-    k: int,
-    prior_weights: Sequence[float],
-) -> dict[float, ArmResult]:
-    """Train once per table (its position is the seed), rank under each weight of the prior."""
-    tops: dict[float, list[NDArray[np.int64]]] = {weight: [] for weight in prior_weights}
+def downstream_arm(
+    tables: Sequence[pa.Table], config: IALSConfig, events: TrainingEvents, test: Holdout, k: int
+) -> ArmResult:
+    """Train once per table, the position being the seed, and rank the test users."""
+    tops = []
     for seed, table in enumerate(tables):
         model = IALS(config)
         model.fit(code_rows(table, events), seed=seed)
-        for weight, ranked in tops.items():
-            ranked.append(_rank(model.with_prior_weight(weight), test, k))
-    size = int(test.rankable.sum())
-    return {weight: ArmResult.of(ranked, test.relevant, size) for weight, ranked in tops.items()}
+        tops.append(_rank(model, test, k))
+    return ArmResult.of(tops, test.relevant, int(test.rankable.sum()))
 
 
 def code_rows(table: pa.Table, events: TrainingEvents) -> Interactions:

@@ -29,7 +29,7 @@ from scalr_ray.generate import plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
     chunks,
-    downstream_arms,
+    downstream_arm,
     holdout,
     outcome_codes,
     popularity_arm,
@@ -38,7 +38,6 @@ from scalr_ray.jobs.arms import (
     translator_arm,
 )
 from scalr_ray.jobs.generate import draw_settings
-from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import draw_locally
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents
@@ -203,21 +202,18 @@ def _train_arms(
     workspace: Workspace, subject: _Subject, tables: Mapping[str, list[pa.Table]]
 ) -> dict[str, ArmResult]:
     config = workspace.config
-    trial = load_trial(Path(subject.record.path))
     settings = trainer_config(
         subject.batch.as_of,
         window_days=config.prior.window_days,
         background=config.prior.background,
     )
-    weights: Mapping[str, float] = {} if trial is None else trial.prior_weights
     arms = {}
     title = "Train the downstream model: real only, + synthetic, + placebo"
     with workspace.progress.stage(title, total=len(tables)) as advance:
         for name, seeds in tables.items():
-            weight = weights.get(name, settings.prior_weight)
-            arms[name] = downstream_arms(
-                seeds, settings, subject.events, subject.test, config.evaluation.k, [weight]
-            )[weight]
+            arms[name] = downstream_arm(
+                seeds, settings, subject.events, subject.test, config.evaluation.k
+            )
             advance(1)
     return arms
 

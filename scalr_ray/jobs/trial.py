@@ -3,8 +3,7 @@
 At the validation cut some users with target history are stripped of it, as many per real event as
 the batch will have newcomers, and the translator as of that cut draws for them. The same downstream
 model is trained on real events alone, with the synthetic events and with a placebo. The weight of
-the events, and each arm's own weight of the recency prior, are chosen here; the outcomes after the
-test cut are never looked at.
+the events is chosen here; the outcomes after the test cut are never looked at.
 
 The trial is decided by likelihood, not by NDCG: each arm's scores become probabilities at the
 temperature and the weight of the prior that suit it best, and what counts is the log-probability
@@ -64,14 +63,12 @@ class Trial:
 
     Attributes:
         weight_scale: weight of a synthetic event of a user without target history.
-        prior_weights: multiple of the log prior in the downstream model's score, by arm.
         users: test users per segment.
         over_real: gain of the synthetic arm over real events alone, by segment that has users.
         over_placebo: the same over the placebo.
     """
 
     weight_scale: float
-    prior_weights: dict[str, float]
     users: dict[str, int]
     over_real: dict[str, Gain]
     over_placebo: dict[str, Gain]
@@ -104,18 +101,6 @@ class Trial:
             for side in ("over_real", "over_placebo")
         }
         return cls(**{**saved, **gains})
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Arm:
-    """One trained arm at its best: what suits its scores, and what it gave the users' events."""
-
-    prior_weight: float
-    likelihood: NDArray[np.float64]
-
-    @property
-    def mean(self) -> float:
-        return float(self.likelihood.mean())
 
 
 def run_trial(
@@ -156,16 +141,29 @@ def run_trial(
     drawn, placebo = bench.draw(translator, "trial"), bench.draw(translator.as_prior(), "placebo")
     real = bench.arm(None)
     treated = {scale: bench.arm(_scaled(drawn, scale)) for scale in config.weights.scales}
-    scale = max(treated, key=lambda weight: treated[weight].mean)
+    scale = _best_scale(treated, real, test)
     synthetic, control = treated[scale], bench.arm(_scaled(placebo, scale))
-    arms = {"real_only": real, "synthetic": synthetic, "placebo": control}
     return Trial(
         weight_scale=scale,
-        prior_weights={name: arm.prior_weight for name, arm in arms.items()},
         users=test.sizes,
         over_real=_gains(synthetic, real, test),
         over_placebo=_gains(synthetic, control, test),
     )
+
+
+def _best_scale(
+    treated: Mapping[float, NDArray[np.float64]], real: NDArray[np.float64], test: Holdout
+) -> float:
+    """The weight with the most gain among those that cost warm users nothing; else the least."""
+    warm = test.segments["warm"]
+    harmless = [
+        scale
+        for scale, likelihood in treated.items()
+        if not warm.any() or float((likelihood - real)[warm].mean()) >= 0
+    ]
+    if not harmless:
+        return min(treated)
+    return max(harmless, key=lambda scale: float(treated[scale].mean()))
 
 
 def trainings(config: ScalrConfig) -> int:
@@ -224,8 +222,8 @@ class _Bench:
         plan = plan.filter(pc.or_(stripped, has_own))
         return draw_locally(plan, translator, settings, schema, config.generation.users_per_task)
 
-    def arm(self, drawn: pa.Table | None) -> _Arm:
-        """Train on the real rows and `drawn`; score under the best weight of the prior."""
+    def arm(self, drawn: pa.Table | None) -> NDArray[np.float64]:
+        """(B,) the users' log-likelihood after training on the real rows and `drawn`."""
         table = real_rows(self.events)
         if drawn is not None:
             table = pa.concat_tables([table, synthetic_rows(drawn)])
@@ -235,20 +233,18 @@ class _Bench:
         )
         model.fit(code_rows(table, self.events), seed=0)
         self.advance(1)
-        arms = [
-            _Arm(
-                prior_weight=weight,
-                likelihood=best_likelihood(model.with_prior_weight(weight), self.test),
-            )
-            for weight in _PRIOR_WEIGHTS
+        tried = [
+            best_likelihood(model.with_prior_weight(weight), self.test) for weight in _PRIOR_WEIGHTS
         ]
-        return max(arms, key=lambda arm: arm.mean)
+        return max(tried, key=lambda likelihood: float(likelihood.mean()))
 
 
-def _gains(treated: _Arm, control: _Arm, test: Holdout) -> dict[str, Gain]:
+def _gains(
+    treated: NDArray[np.float64], control: NDArray[np.float64], test: Holdout
+) -> dict[str, Gain]:
     gains = {}
     for name, mask in test.segments.items():
-        difference = (treated.likelihood - control.likelihood)[mask]
+        difference = (treated - control)[mask]
         if len(difference) < 2:
             continue
         mean = float(difference.mean())

@@ -221,7 +221,7 @@ def test_the_seed_moves_the_halves_that_users_are_split_into(tables, cuts):
     assert one.gain == fit(*tables, cuts, seed=0).gain
 
 
-def test_few_scores_held_means_fewer_users_chosen_on_and_as_many_checked(tables, cuts, monkeypatch):
+def test_few_scores_held_means_fewer_users_chosen_on_and_all_checked(tables, cuts, monkeypatch):
     whole = fit(*tables, cuts)
     monkeypatch.setattr("scalr_ray.learn.fit._HELD_SCORES", 50 * SMALL.target_items)
     held = fit(*tables, cuts)

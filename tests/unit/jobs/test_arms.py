@@ -113,7 +113,7 @@ def drawn(rows: list[tuple[str, str, float, float]]) -> pa.Table:
             dict(zip(names, (user, item, day(happened), weight), strict=True))
             for user, item, happened, weight in rows
         ],
-        schema=pa.schema([field.with_nullable(True) for field in schema]),
+        schema=pa.schema([(field.name, field.type) for field in schema]),
     )
 
 

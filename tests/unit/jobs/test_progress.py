@@ -38,12 +38,14 @@ def test_the_times_of_a_repeated_stage_add_up(monkeypatch):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_stage_that_fails_is_not_shown_as_done(terminal):
     progress, written = shown(terminal=terminal)
-    with (
-        pytest.raises(RuntimeError, match="halfway"),
-        progress.stage("doomed", total=3) as advance,
-    ):
-        advance(1)
-        raise RuntimeError("halfway")
+
+    def fail_halfway() -> None:
+        with progress.stage("doomed", total=3) as advance:
+            advance(1)
+            raise RuntimeError("halfway")
+
+    with pytest.raises(RuntimeError, match="halfway"):
+        fail_halfway()
     assert "✓" not in written.getvalue()
     assert progress.timings_s == {}
 

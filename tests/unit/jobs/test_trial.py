@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pytest
+from scipy import stats
+from small_drawings import SCHEMA, Drawing, small_drawing
+from small_worlds import day, domain_tables, event_table, matrix, quantile_day
+
+from scalr_ray.core.config import ScalrConfig
+from scalr_ray.jobs.arms import Holdout
+from scalr_ray.jobs.trial import (
+    Gain,
+    Trial,
+    _best_scale,
+    _gains,
+    _newcomers,
+    draw_locally,
+    run_trial,
+    trainings,
+)
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.simulate import World, WorldConfig
+from scalr_ray.translator import Strength
+
+CUT = day(10)
+
+
+def segments(warm: list[bool]) -> Holdout:
+    mask = np.array(warm)
+    empty = matrix([[]] * len(warm), 1)
+    return Holdout(
+        users=np.arange(len(warm)),
+        known=empty,
+        relevant=empty,
+        rankable=np.ones(1, dtype=bool),
+        segments={"all": np.ones(len(warm), dtype=bool), "hidden": ~mask, "warm": mask},
+    )
+
+
+def population(*, newcomers: int, others: int, events_each: int) -> TrainingEvents:
+    """Everybody has one source event; the others have target events, all before the cut."""
+    names = [f"u{n:04d}" for n in range(newcomers + others)]
+    source = [(name, "s", 0) for name in names]
+    target = [(name, f"i{n}", 1) for name in names[newcomers:] for n in range(events_each)]
+    return TrainingEvents.of(event_table(source, "source"), event_table(target, "target"))
+
+
+@pytest.mark.parametrize(
+    ("newcomers", "others", "events_each", "share"),
+    [
+        (0, 900, 2, 0.1),  # nobody to help: the least
+        (300, 900, 2, 0.25),  # one newcomer per six events: h / (2 (1 - h)) = 1 / 6
+        (300, 900, 5, 0.25),  # users with five events each count alike
+        (600, 600, 1, 0.5),
+        (900, 100, 1, 0.5),  # the most
+    ],
+)
+def test_as_many_newcomers_per_real_event_as_there_will_be(newcomers, others, events_each, share):
+    events = population(newcomers=newcomers, others=others, events_each=events_each)
+    hidden = _newcomers(events, events.as_of(CUT), seed=0)
+    assert not hidden[:newcomers].any()
+    count = int(hidden.sum())
+    assert stats.binomtest(count, others, share).pvalue > 1e-3
+    assert hidden.tolist() == _newcomers(events, events.as_of(CUT), seed=0).tolist()
+    assert hidden.tolist() != _newcomers(events, events.as_of(CUT), seed=1).tolist()
+
+
+def test_only_history_before_the_trial_is_taken():
+    late = [("u0", "s", 0), ("u1", "s", 0), ("u2", "s", 0)]
+    target = [("u0", "a", 1), ("u1", "a", 15), ("u2", "a", 1, 15)]
+    events = TrainingEvents.of(event_table(late, "source"), event_table(target, "target"))
+    for seed in range(40):
+        hidden = _newcomers(events, events.as_of(CUT), seed=seed)
+        assert not hidden[1:].any()
+
+
+def test_gains_are_paired_means_with_their_normal_interval():
+    generator = np.random.default_rng(0)
+    treated, control = generator.normal(size=(2, 30))
+    test = segments([n % 3 == 0 for n in range(30)])
+    found = _gains(treated, control, test)
+    assert set(found) == {"all", "hidden", "warm"}
+    for name, mask in test.segments.items():
+        difference = (treated - control)[mask]
+        error = stats.sem(difference)
+        low, high = stats.norm.interval(0.95, loc=difference.mean(), scale=error)
+        assert found[name].estimate == pytest.approx(difference.mean())
+        assert (found[name].low, found[name].high) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_a_segment_of_one_user_has_no_interval_and_is_left_out():
+    found = _gains(np.array([1.0, 2.0, 3.0]), np.zeros(3), segments([True, False, False]))
+    assert set(found) == {"all", "hidden"}
+
+
+def test_the_best_weight_gains_most_without_cost_to_warm_users():
+    test = segments([True, False])
+    real = np.zeros(2)
+    harmless = {0.03: np.array([0.0, 0.1]), 0.1: np.array([0.1, 0.3])}
+    assert _best_scale(harmless, real, test) == 0.1
+    costly = {0.03: np.array([0.0, 0.1]), 0.1: np.array([-0.1, 9.0])}
+    assert _best_scale(costly, real, test) == 0.03
+    all_costly = {0.1: np.array([-0.1, 9.0]), 0.03: np.array([-0.2, 0.1])}
+    assert _best_scale(all_costly, real, test) == 0.03
+    assert _best_scale(all_costly, real, segments([False, False])) == 0.1
+
+
+def trial(**changes) -> Trial:
+    gains = {
+        "all": Gain(estimate=0.1, low=0.05, high=0.15),
+        "hidden": Gain(estimate=0.2, low=0.1, high=0.3),
+    }
+    return replace(
+        Trial(
+            weight_scale=0.03,
+            users={"all": 80, "hidden": 60, "warm": 20},
+            over_real=gains,
+            over_placebo=dict(gains),
+        ),
+        **changes,
+    )
+
+
+def test_a_trial_survives_json():
+    before = trial()
+    assert Trial.from_json(json.loads(json.dumps(before.to_json()))) == before
+
+
+@pytest.mark.parametrize(("hidden", "focus"), [(49, "all"), (50, "hidden")])
+def test_the_focus_is_on_newcomers_where_there_are_enough(hidden, focus):
+    asked = trial(users={"all": 80, "hidden": hidden, "warm": 80 - hidden})
+    assert asked.focus == focus
+    who = {"hidden": "users without target history", "all": "all users"}[focus]
+    estimate = {"hidden": "+0.200", "all": "+0.100"}[focus]
+    assert asked.sentence.startswith(f"{who}: {estimate} nats per event [")
+
+
+@pytest.fixture(scope="module")
+def drawing() -> Drawing:
+    return small_drawing()
+
+
+def test_local_drawing_does_not_depend_on_its_blocks(drawing):
+    whole = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 10_000)
+    blocks = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 7)
+    plain = [name for name in SCHEMA.names if name != "generated_at"]
+    assert whole.num_rows > 0
+    assert whole.schema.names == SCHEMA.names
+    assert blocks.select(plain).equals(whole.select(plain))
+
+
+def test_refused_rows_are_not_drawn_and_no_users_give_no_rows(drawing):
+    strict = replace(drawing.settings, likelihood_floor=0.05)
+    kept = draw_locally(drawing.plan, drawing.translator, strict, SCHEMA, 50)
+    every = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 50)
+    assert 0 < kept.num_rows < every.num_rows
+    assert min(kept["likelihood"].to_pylist()) >= 0.05
+    nobody = drawing.plan.slice(0, 0)
+    empty = draw_locally(nobody, drawing.translator, drawing.settings, SCHEMA, 50)
+    assert empty.num_rows == 0
+    assert empty.schema.names == SCHEMA.names
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[TrainingEvents, datetime, datetime]:
+    world = World.generate(
+        WorldConfig(
+            users=400,
+            source_items=60,
+            target_items=120,
+            days=120,
+            transfer=1.0,
+            sharpness=6.0,
+            overlap_frac=0.85,
+            source_events_per_user=20,
+            target_events_per_user=12,
+        )
+    )
+    source, target = domain_tables(world)
+    start, end = quantile_day(target, 0.65), quantile_day(target, 0.8)
+    return TrainingEvents.of(source, target), start, end
+
+
+CONFIG = ScalrConfig.model_validate(
+    {"weights": {"scales": [0.01, 0.1]}, "generation": {"per_user": 20}}
+)
+STRENGTH = Strength(window_days=90, shrinkage=1.0, alpha=1.0)
+
+
+def try_out(events: TrainingEvents, start: datetime, end: datetime) -> tuple[Trial, list[int]]:
+    steps: list[int] = []
+    found = run_trial(
+        events.as_of(end).compact(),
+        STRENGTH,
+        CONFIG,
+        validation_cut=start,
+        cutoff=end,
+        advance=steps.append,
+    )
+    return found, steps
+
+
+def test_a_trial_trains_what_it_announces_and_repeats_to_the_last_bit(planted):
+    first, steps = try_out(*planted)
+    again, _ = try_out(*planted)
+    assert sum(steps) == trainings(CONFIG) == 4
+    assert first == again
+    assert first.weight_scale in CONFIG.weights.scales
+    assert first.users["all"] == first.users["hidden"] + first.users["warm"]
+    assert first.users["hidden"] > 0

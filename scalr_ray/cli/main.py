@@ -200,12 +200,14 @@ def demo(
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
     """`("user_id=uid", ...)` as a mapping; several may share one argument with commas."""
-    parsed = {}
+    parsed: dict[str, str] = {}
     for pair in ",".join(pairs).split(",") if pairs else []:
-        ours, sign, theirs = pair.partition("=")
-        if not sign or not ours or not theirs:
+        ours, _, theirs = (part.strip() for part in pair.partition("="))
+        if not ours or not theirs:
             raise click.UsageError(f"--columns {pair!r} is not of the form OURS=THEIRS")
-        parsed[ours.strip()] = theirs.strip()
+        if ours in parsed:
+            raise click.UsageError(f"--columns maps {ours} twice")
+        parsed[ours] = theirs
     return parsed
 
 

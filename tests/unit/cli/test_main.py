@@ -20,18 +20,6 @@ from scalr_ray.core.errors import (
 
 VERBS = ("import", "apply", "train", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("runs", "demo", "doctor")
-    "import",
-    "apply",
-    "train",
-    "generate",
-    "gate",
-    "publish",
-    "run",
-    "evaluate",
-    "runs",
-    "demo",
-    "doctor",
-]
 
 
 def test_the_verbs_are_the_ones_that_are_documented():

@@ -6,17 +6,6 @@ import sys
 import time
 
 HEAVY = {"duckdb", "feast", "numpy", "pandas", "pyarrow", "ray", "rich", "sqlalchemy", "torch"}
-    "duckdb",
-    "feast",
-    "numpy",
-    "pandas",
-    "pyarrow",
-    "ray",
-    "rich",
-    "scipy",
-    "sqlalchemy",
-    "torch",
-}
 HALF_A_SECOND = 0.5
 
 SCRIPT = """

@@ -98,9 +98,9 @@ def build_mixed_dataset(
     store: FeatureStore,
     *,
     service: str,
-    start: datetime,
-    end: datetime,
-    as_of: datetime,
+    start: datetime | str,
+    end: datetime | str,
+    as_of: datetime | str,
     mix: Mix = ALL_PUBLISHED,
     trial: pa.Table | None = None,
 ) -> MixedDataset:
@@ -115,7 +115,7 @@ def build_mixed_dataset(
     Args:
         store: one whose offline store can cut off by availability.
         service: name of the feature service.
-        start: beginning of the window, included.
+        start: beginning of the window, included; a time, or ISO 8601 text with a zone.
         end: end of the window, excluded.
         as_of: T.
         mix: which synthetic events, and how much they count.

@@ -57,7 +57,7 @@ class Window:
     as_of: datetime
 
     @classmethod
-    def of(cls, start: datetime, end: datetime, as_of: datetime) -> Window:
+    def of(cls, start: datetime | str, end: datetime | str, as_of: datetime | str) -> Window:
         """Check the three times.
 
         Raises:

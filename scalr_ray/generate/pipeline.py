@@ -11,20 +11,28 @@ from __future__ import annotations
 
 import shutil
 import uuid
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
+from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.generate.draw import DrawSettings, draw_events, refuse_later_translator
 from scalr_ray.generate.plan import VOCABULARY_KEY, vocabulary_fingerprint
 from scalr_ray.translator.frequency import FrequencyTranslator
+
+# Of a task whose worker dies, say because its node is taken away. Ray Data's default is to try for
+# ever, which for a worker that dies each time, or lacks a module, is to hang.
+_TASK_RETRIES = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +87,7 @@ def generate_batch(
     Raises:
         DataError: the plan and the translator were made from different events.
         LeakageError: the translator was trained after `settings.as_of`.
+        RetryLater: the workers of a task died again and again.
     """
     refuse_later_translator(translator, settings)
     _refuse_other_vocabulary(users, translator)
@@ -94,22 +103,38 @@ def generate_batch(
         drawn = draw_events(block, ray.get(shared), settings, schema)
         return _write_block(block, drawn, to, schema)
 
-    counted = (
-        ray.data.from_arrow(users)
-        .repartition(-(-users.num_rows // users_per_task))
-        .map_batches(draw_and_write, batch_size=None, batch_format="pyarrow")
-    )
     totals, refused = Counter[str](), Counter[str]()
-    for blocks in counted.iter_batches(batch_size=None, batch_format="pyarrow"):
-        for block in blocks.to_pylist():
-            refused.update(dict(block.pop("refused")))
-            totals.update(block)
-            if on_progress is not None:
-                on_progress(block["planned"])
+    for counts in _over_blocks(users, draw_and_write, users_per_task):
+        refused.update(dict(counts.pop("refused")))
+        totals.update(counts)
+        if on_progress is not None:
+            on_progress(counts["planned"])
     _remove_half_written(to)
     return GeneratedBatch(
         users=totals["users"], events=totals["events"], refused=dict(sorted(refused.items()))
     )
+
+
+def _over_blocks(
+    users: pa.Table, task: Callable[[pa.Table], pa.Table], users_per_task: int
+) -> Iterator[dict[str, Any]]:
+    """The rows that `task` returns for each block, as they come."""
+    with warnings.catch_warnings():
+        # Ray 2.60 calls `max_retries` deprecated and has nothing else that bounds the retries.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        blocks = (
+            ray.data.from_arrow(users)
+            .repartition(-(-users.num_rows // users_per_task))
+            .map_batches(task, batch_size=None, batch_format="pyarrow", max_retries=_TASK_RETRIES)
+        )
+    try:
+        for returned in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from returned.to_pylist()
+    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
+        raise RetryLater(
+            f"{_TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
+            "lower generation.users_per_task, and run it again"
+        ) from error
 
 
 def _refuse_other_vocabulary(users: pa.Table, translator: FrequencyTranslator) -> None:

@@ -67,7 +67,7 @@ def apply(session: Session) -> None:
 
 
 @cli.command()
-@click.option("--as-of", metavar="TIME", help="Train on what was known then; default: everything.")
+@click.option("--as-of", metavar="TIME", help="Train on what was known then; default: now.")
 @pass_session
 def train(session: Session, as_of: str | None) -> None:
     """Train a translator, choose its strength, and try it on a downstream model."""
@@ -105,7 +105,7 @@ def publish(session: Session, batch: str | None) -> None:
 
 
 @cli.command()
-@click.option("--as-of", metavar="TIME", help="Work on what was known then; default: everything.")
+@click.option("--as-of", metavar="TIME", help="Work on what was known then; default: now.")
 @pass_session
 def run(session: Session, as_of: str | None) -> None:
     """Train, generate, audit and publish; exit code 3 when the gate refuses."""

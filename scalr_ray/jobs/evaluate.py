@@ -263,10 +263,11 @@ def _result(
     over_placebo = lift(arms["synthetic"], arms["placebo"])
     verdict, sentence = judge(over_real, over_placebo, users=subject.test.sizes)
     batch = subject.batch
+    published = batch.state is BatchState.PUBLISHED
     return {
         "verdict": verdict.value,
-        "sentence": sentence,
-        "published": batch.state is BatchState.PUBLISHED,
+        "sentence": sentence if published else f"Nothing was published. Had it been: {sentence}",
+        "published": published,
         "cautions": _cautions(arms, baselines),
         "arms": {name: summarise(arm, segments) for name, arm in arms.items()},
         "rankers": {name: summarise(arm, segments) for name, arm in rankers.items()},

@@ -89,7 +89,7 @@ class Scalr:
         return ingest.apply(self._workspace)
 
     def train(self, as_of: str | datetime | None = None) -> Trained:
-        """Train a translator on what was visible as of a time; by default on everything."""
+        """Train a translator on what was visible as of a time; by default, as of now."""
         return training_stage.train(self._workspace, as_of=self._cut(as_of))
 
     def generate(self, translator: str | None = None) -> Generated:
@@ -148,4 +148,4 @@ class Scalr:
         )
 
     def _cut(self, as_of: str | datetime | None) -> datetime:
-        return self._workspace.newest() if as_of is None else parse_time(as_of, "--as-of")
+        return self._workspace.now() if as_of is None else parse_time(as_of, "--as-of")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class Workspace:
     @cached_property
     def store(self) -> Any:  # noqa: ANN401 - Feast publishes no types
         """The Feast store."""
+        # The registry makes its file, but not the folder of it.
+        self.layout.data.mkdir(parents=True, exist_ok=True)
         return open_feature_store(self.repo)
 
     @cached_property
@@ -75,16 +77,24 @@ class Workspace:
             if opened is not None:
                 opened.close()
 
-    def newest(self) -> datetime:
-        """The earliest time as of which every imported event is visible.
+    def now(self) -> datetime:
+        """The present, as a cut: what is generated now could not have been known before.
 
         Raises:
-            UsageError: nothing has been imported.
+            UsageError: nothing has been imported, or nothing lately enough for a prior.
         """
         newest = all_visible_from(self.store, (SOURCE_VIEW, TARGET_VIEW))
         if newest is None:
             raise UsageError(f"{self.repo} holds no events; run `scalr import FILE` first")
-        return newest
+        now = datetime.now(UTC)
+        window = self.config.prior.window_days
+        if newest < now - timedelta(days=window):
+            raise UsageError(
+                f"the newest event became known on {newest:%Y-%m-%d}, longer ago than the "
+                f"{window} days of the prior; work in the past with --as-of "
+                f"{newest + timedelta(days=1):%Y-%m-%d}"
+            )
+        return now
 
     def source_events(self, as_of: datetime) -> pa.Table:
         """Events of the configured source domains, visible as of `as_of`."""

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -413,14 +413,23 @@ def test_a_rejected_batch_stays_out_of_sight_and_cannot_be_published(journey):
     assert set(after["batch_id"].to_pylist()) == {journey.batch_id}
 
 
-def test_without_a_cut_everything_imported_is_trained_on(journey):
-    trained = done(scalr(journey.repo, "--json", "train")).json
+def test_without_a_cut_the_present_is_the_cut(journey):
+    before = datetime.now(UTC)
+    long_memory = ("prior.window_days=36500",)
+    trained = done(scalr(journey.repo, "--json", "train", settings=long_memory)).json
+    assert before <= datetime.fromisoformat(trained["train_cutoff"]) <= datetime.now(UTC)
+
+
+def test_without_a_cut_an_old_log_is_sent_back_into_its_time(journey):
+    answer = scalr(journey.repo, "train")
+    assert answer.code == 2
+    assert "work in the past with --as-of " in one_line(answer)
+    suggested = answer.err.split()[-1]
+    trained = done(scalr(journey.repo, "--json", "train", "--as-of", suggested)).json
     events = pq.read_table(journey.log)
-    newest = max(
-        pc.max(events["event_timestamp"]).as_py() + MICROSECOND,
-        pc.max(events["available_at"]).as_py(),
-    )
-    assert datetime.fromisoformat(trained["train_cutoff"]) == newest
+    cutoff = datetime.fromisoformat(trained["train_cutoff"])
+    assert pc.max(events["event_timestamp"]).as_py() < cutoff
+    assert pc.max(events["available_at"]).as_py() <= cutoff
 
 
 def test_a_store_that_is_being_written_to_asks_to_try_again(journey):

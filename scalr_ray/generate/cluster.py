@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "1",
 }
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @contextmanager
@@ -56,9 +59,12 @@ def ray_session(cpus: int) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdigit():  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except OSError as error:  # ConnectionError, which Ray raises, is one
         raise RetryLater(
             f"the Ray cluster at {address} does not answer ({error}); "
             "start it, or unset RAY_ADDRESS"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
 from dataclasses import dataclass, fields, replace
@@ -18,7 +19,7 @@ from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError, LeakageError, RetryLater
 from scalr_ray.generate import GeneratedBatch, generate_batch, plan_users
-from scalr_ray.generate.cluster import ray_session
+from scalr_ray.generate.cluster import _connect, ray_session
 from scalr_ray.generate.draw import BELOW_FLOOR
 from scalr_ray.generate.pipeline import Destination
 from scalr_ray.learn import TrainingEvents
@@ -232,3 +233,11 @@ def test_a_session_that_is_there_is_used_and_kept():
     with ray_session(1):
         assert ray.cluster_resources()["CPU"] == 2
     assert ray.is_initialized()
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once():
+    with socket.socket() as taken:  # bound and not listening: nobody answers, nobody else gets it
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(RetryLater, match=f"{address} does not answer.*unset RAY_ADDRESS"):
+            _connect(address)

@@ -97,10 +97,10 @@ def _rules(batch_id: str, as_of: datetime) -> list[_RowRule]:
         ),
         _RowRule(
             name="clocks",
-            rule="event before the cut, known by the cut, and known no earlier than its translator",
+            rule="known after it happened, no earlier than its translator, and by the cut",
             count=_breaking(
-                f"event_timestamp < {cut} AND available_at <= {cut} "
-                "AND train_cutoff <= available_at AND event_timestamp < available_at"
+                "event_timestamp < available_at AND train_cutoff <= available_at "
+                f"AND available_at <= {cut}"
             ),
         ),
         _RowRule(

@@ -10,6 +10,7 @@ store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
     kernel.py         the as-of join
   job.py            the result, when asked for
   parts.py          new Parquet files
+history.py        the last L events as of a time, as offsets or lists
 feature_store.py  opening a repository from any directory
 ```
 

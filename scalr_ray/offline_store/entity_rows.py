@@ -96,7 +96,7 @@ def _as_key(column: pa.ChunkedArray, kind: pa.DataType, name: str, view: str) ->
     if pa.types.is_null(given):
         return column.cast(kind)
     wrong = f"entity_df: {name!r} is {given}, but feature view {view!r} keys it as {kind}"
-    if _is_text(given) != _is_text(kind):
+    if is_text(given) != is_text(kind):
         raise DataError(f"{wrong}; convert it first")
     if pa.types.is_floating(given) and pa.types.is_integer(kind):
         try:
@@ -106,5 +106,6 @@ def _as_key(column: pa.ChunkedArray, kind: pa.DataType, name: str, view: str) ->
     return column
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether keys of this type are text."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))

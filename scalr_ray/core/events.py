@@ -67,7 +67,8 @@ def synthetic_event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
 
     `likelihood` is a calibrated probability in (0, 1]; `sample_weight` is how much the row counts
     in training, at least 0; `source_event_id` is the observed event that triggered it;
-    `train_cutoff` is the as-of time of its translator; `generated_at` is the wall clock.
+    `train_cutoff` is the as-of time of its translator; `generated_at` is the logical
+    generation time, so that a rerun gives equal rows (the wall clock is in the ledger).
     """
     lineage = [
         pa.field("batch_id", pa.string(), nullable=False),

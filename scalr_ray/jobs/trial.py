@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
-from scalr_ray.core.keyed import keyed_uniform, stream_seed
+from scalr_ray.core.keyed import stream_seed
 from scalr_ray.generate import DrawSettings, draw_events, plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
@@ -184,9 +184,13 @@ def _newcomers(events: TrainingEvents, before: TrainingEvents, seed: int) -> NDA
     active = len(np.unique(before.target.users))
     odds = per_event * len(before.target) / max(active, 1)
     share = float(np.clip(odds / (1.0 + odds), *_HIDDEN_SHARES))
-    drawn = keyed_uniform(stream_seed("trial", seed), np.arange(users))
-    had_target = np.bincount(before.target.users, minlength=users) > 0
-    return np.asarray((drawn < share) & had_target)
+    had_target = np.unique(before.target.users)
+    ids = events.users.ids.take(pa.array(had_target)).to_pylist()
+    # By id, not by code: users who come later must not move those who were there.
+    keys = np.array([stream_seed("trial", seed, user) for user in ids], dtype=np.uint64)
+    hidden = np.zeros(users, dtype=bool)
+    hidden[had_target[keys < np.uint64(int(share * 2.0**64))]] = True
+    return hidden
 
 
 @dataclass(frozen=True, kw_only=True)

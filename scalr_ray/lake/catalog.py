@@ -82,15 +82,11 @@ def open_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
     Raises:
         DataError: it exists with another schema.
     """
-    iceberg_schema = _iceberg_schema(schema)
-    table = catalog.create_table_if_not_exists(
-        TABLE_NAME,
-        schema=iceberg_schema,
-        partition_spec=_by_batch(iceberg_schema),
-        properties={
-            "commit.retry.num-retries": "0",
-            "schema.name-mapping.default": iceberg_schema.name_mapping.model_dump_json(),
-        },
+    # Only where it is not there: a creation that fails leaves its metadata file behind.
+    table = (
+        catalog.load_table(TABLE_NAME)
+        if catalog.table_exists(TABLE_NAME)
+        else _create_table(catalog, schema)
     )
     found = schema_to_pyarrow(table.schema(), include_field_ids=False)
     if problem := schema_problem(found, schema):
@@ -99,6 +95,19 @@ def open_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
             f"{problem}; set `ids` in scalr.yaml back, or use another data_dir"
         )
     return table
+
+
+def _create_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
+    iceberg_schema = _iceberg_schema(schema)
+    return catalog.create_table_if_not_exists(
+        TABLE_NAME,
+        schema=iceberg_schema,
+        partition_spec=_by_batch(iceberg_schema),
+        properties={
+            "commit.retry.num-retries": "0",
+            "schema.name-mapping.default": iceberg_schema.name_mapping.model_dump_json(),
+        },
+    )
 
 
 def _ensure_namespace(catalog: SqlCatalog) -> None:

@@ -34,7 +34,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint types imports check format lock clean
+.PHONY: help install demo test compare lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -59,6 +59,9 @@ demo: install ## the whole path on a planted world, or with EVENTS= SOURCE= TARG
 
 test: install ## run all tests; ARGS="-k lake" narrows them
 	$(BIN)/python -m pytest --quiet --durations=10 $(ARGS)
+
+compare: install ## what our offline store and those of Feast answer, side by side
+	@$(BIN)/python -m tests.contract.compare
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

@@ -6,8 +6,11 @@ that an upstream release mends a gap, or opens another one, the test of that gap
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.contract.compare import comparison
 from tests.contract.store_checks import CHECKS, OK, judge
 from tests.contract.store_harness import OURS, STORES, Bench, open_bench
 
@@ -54,3 +57,12 @@ def test_gaps_are_declared_for_known_checks_of_every_store() -> None:
     assert GAPS.keys() == STORES.keys()
     for declared in GAPS.values():
         assert declared.keys() <= CHECKS.keys()
+
+
+def test_readme_shows_what_is_declared_here() -> None:
+    answers = {
+        name: {check: declared.get(check, OK) for check in CHECKS}
+        for name, declared in GAPS.items()
+    }
+    readme = Path(__file__).parents[2] / "README.md"
+    assert comparison(answers) in readme.read_text()

@@ -38,7 +38,7 @@ user_source_features = FeatureView(
         Field(
             name="last_source_items",
             dtype=Array(_item_id),
-            description="Newest items, newest last.",
+            description="Newest items, newest first.",
         ),
     ],
     source=user_source_features_source,

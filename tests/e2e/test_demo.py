@@ -1,0 +1,297 @@
+"""`scalr demo` from end to end: a planted world helps and is published, a null world is neither."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from planted_logs import (
+    SMALL_SETTINGS,
+    bytes_below,
+    planted_events,
+    with_integer_ids,
+    write_log,
+)
+
+from scalr_ray.cli.main import main
+from scalr_ray.core.config import load_config
+from scalr_ray.core.layout import Layout
+from scalr_ray.generate.cluster import ray_session
+from scalr_ray.lake import SyntheticEventLake
+
+pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
+
+SEGMENTS = {"all", "hidden", "warm"}
+METRICS = {"ndcg_at_20", "recall_at_20", "coverage_at_20"}
+LIFTS = ("lift", "lift_over_placebo", "lift_over_prior", "lift_placebo_over_real")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The folder of a demo that ended well."""
+
+    out: Path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.out / "report.json").read_text())
+
+    def events(self) -> pa.Table:
+        """All published synthetic events, in order of their ids."""
+        repo = self.out / "feature_repo"
+        lake = SyntheticEventLake.open(Layout.of(repo), load_config(repo, environ={}).ids)
+        rows = lake.read()
+        lake.close()
+        return rows.sort_by("event_id")
+
+
+def demo(log: Path, out: Path, *settings: str) -> Demo:
+    options = [f"--set={setting}" for setting in (*SMALL_SETTINGS, *settings)]
+    asked = ["--events", str(log), "--source", "source", "--target", "target", "--out", str(out)]
+    assert main([*options, "demo", *asked]) == 0
+    return Demo(out=out)
+
+
+@pytest.fixture(scope="module")
+def one_ray() -> Iterator[None]:
+    """One session for all demos, which then start none of their own."""
+    with ray_session(2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("demo of scalr")
+
+
+@pytest.fixture(scope="module")
+def planted_log(folder) -> Path:
+    return write_log(planted_events(), folder / "planted.parquet")
+
+
+@pytest.fixture(scope="module")
+def planted(folder, planted_log) -> Demo:
+    return demo(planted_log, folder / "planted")
+
+
+@pytest.fixture(scope="module")
+def null(folder) -> Demo:
+    log = write_log(planted_events(transfer=0.0), folder / "null.parquet")
+    return demo(log, folder / "null")
+
+
+def measured(values: dict) -> bool:
+    return set(values) == SEGMENTS and all(set(values[name]) == METRICS for name in SEGMENTS)
+
+
+@pytest.mark.parametrize("world", ["planted", "null"])
+def test_the_report_has_the_documented_keys(world, request):
+    report = request.getfixturevalue(world).report
+    documented = {"verdict", "published", "rankers", "arms", "lift", "lift_over_placebo"}
+    documented |= {"lift_over_prior", "counts", "timings_s", "versions"}
+    extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
+    extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
+    assert set(report) == documented | extra | {"config_fingerprint"}
+    assert report["verdict"] in {"helps", "no_effect", "harms", "cannot_tell"}
+    assert set(report["arms"]) == {"real_only", "synthetic", "placebo"}
+    assert set(report["rankers"]) == {"prior", "translator"}
+    for group in ("arms", "rankers", "baselines"):
+        for name, values in report[group].items():
+            assert measured(values), name
+    for name in LIFTS:
+        assert measured(report[name]), name
+        for segment in SEGMENTS:
+            for interval in report[name][segment].values():
+                assert set(interval) == {"estimate", "low", "high"}
+    for segment in SEGMENTS:
+        for arm in report["arms"].values():
+            assert all(0 <= value <= 1 for value in arm[segment].values())
+    assert report["counts"]["test_users_all"] == (
+        report["counts"]["test_users_hidden"] + report["counts"]["test_users_warm"]
+    )
+    assert all(seconds >= 0 for seconds in report["timings_s"].values())
+    assert {"scalr", "feast", "ray", "python"} <= set(report["versions"])
+    assert len({check["check"] for check in report["gate"]}) == len(report["gate"]) > 0
+
+
+def test_a_planted_world_is_published_and_beats_the_placebo(planted):
+    report = planted.report
+    assert report["published"] is True
+    assert report["verdict"] == "helps"
+    assert all(check["passed"] for check in report["gate"])
+    assert report["lift"]["hidden"]["ndcg_at_20"]["low"] > 0
+    assert report["lift_over_placebo"]["hidden"]["ndcg_at_20"]["low"] > 0
+    assert report["lift_over_prior"]["all"]["ndcg_at_20"]["low"] > 0
+    assert report["counts"]["synthetic_events"] == planted.events().num_rows > 1000
+
+
+def test_lifts_are_relative_changes_of_the_arms(planted):
+    report = planted.report
+    pairs = {
+        "lift": ("arms", "synthetic", "real_only"),
+        "lift_over_placebo": ("arms", "synthetic", "placebo"),
+        "lift_placebo_over_real": ("arms", "placebo", "real_only"),
+        "lift_over_prior": ("rankers", "translator", "prior"),
+    }
+    for name, (group, treated, control) in pairs.items():
+        for segment in SEGMENTS:
+            for metric in ("ndcg_at_20", "recall_at_20"):
+                ratio = (
+                    report[group][treated][segment][metric]
+                    / report[group][control][segment][metric]
+                )
+                interval = report[name][segment][metric]
+                assert interval["estimate"] == pytest.approx(ratio - 1)
+                assert interval["low"] <= interval["estimate"] <= interval["high"]
+
+
+def test_a_null_world_publishes_nothing(null):
+    report = null.report
+    assert report["published"] is False
+    assert report["verdict"] != "helps"
+    failed = {check["check"] for check in report["gate"] if not check["passed"]}
+    assert "transfer" in failed
+    assert null.events().num_rows == 0
+    assert not report["lift_over_prior"]["all"]["ndcg_at_20"]["low"] > 0
+
+
+class References(HTMLParser):
+    """Everything a page would fetch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [
+            value or "" for name, value in attrs if name in {"src", "href", "srcset", "data"}
+        ]
+        if tag in {"script", "link", "iframe", "object", "embed"}:
+            self.found.append(tag)
+
+
+@pytest.mark.parametrize("world", ["planted", "null"])
+def test_the_page_needs_nothing_but_itself(world, request):
+    out = request.getfixturevalue(world).out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    references = References()
+    references.feed(page)
+    outside = [
+        found for found in references.found if not found.startswith(("#", "data:")) and found
+    ]
+    assert outside == []
+    assert not re.search(r"url\((?!['\"]?(#|data:))|@import", page)
+    for plot in ("lift", "coverage", "popularity", "calibration"):
+        assert plot in page.lower()
+    assert page.count("<svg") + page.count("data:image/png") >= 4
+
+
+def test_the_folder_holds_a_feature_repository_of_its_own(planted):
+    repo = planted.out / "feature_repo"
+    config = load_config(repo, environ={})
+    assert config.domains.source == ("source",)
+    assert config.evaluation.hide_users == "odd"
+    assert config.fingerprint == planted.report["config_fingerprint"]
+    definitions = {path.name for path in repo.glob("*.py")}
+    assert {"entities.py", "sources.py", "events.py", "features.py", "services.py"} <= definitions
+    assert (repo / "data" / "scalr.db").exists()
+
+
+def test_feast_finds_the_demo_from_any_directory(planted, tmp_path):
+    command = Path(sys.executable).parent / "feast"
+    listed = subprocess.run(
+        [command, "--chdir", planted.out / "feature_repo", "feature-views", "list"],
+        cwd=tmp_path,
+        env=os.environ | {"FEAST_USAGE": "False"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "synthetic_events" in listed.stdout
+
+
+def test_no_hidden_history_is_in_the_store_and_no_real_pair_is_drawn(planted, planted_log):
+    folder = Layout.of(planted.out / "feature_repo").events("target_events")
+    stored = pa.concat_tables([pq.read_table(part) for part in folder.glob("part-*.parquet")])
+    log = pq.read_table(planted_log)
+    withheld = log.filter(pc.equal(log["domain"], "target")).num_rows - stored.num_rows
+    assert withheld > 1000
+    drawn = planted.events()
+    names = ("user_id", "item_id")
+    pairs = set(zip(*(drawn[name].to_pylist() for name in names), strict=True))
+    cut = pa.scalar(drawn["available_at"][0].as_py(), stored.schema.field("event_timestamp").type)
+    early = stored.filter(pc.less(stored["event_timestamp"], cut))
+    assert not pairs & set(zip(*(early[name].to_pylist() for name in names), strict=True))
+    with_history = set(early["user_id"].to_pylist())
+    assert not with_history & set(drawn["user_id"].to_pylist())
+
+
+def test_the_same_seed_gives_the_same_events_row_for_row_and_another_others(
+    planted, planted_log, folder
+):
+    first = planted.events()
+    again = demo(planted_log, folder / "again").events()
+    assert again.equals(first)
+    other = demo(planted_log, folder / "again", "seed=1").events()
+    names = ["user_id", "item_id"]
+    before, after = (set(map(tuple, table_rows(rows, names))) for rows in (first, other))
+    assert len(after) > 1000
+    assert len(before & after) < 0.9 * len(before)
+    assert set(other["batch_id"].to_pylist()).isdisjoint(first["batch_id"].to_pylist())
+
+
+def table_rows(table: pa.Table, names: list[str]) -> Iterator[tuple]:
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
+def test_integer_ids_and_other_column_names_go_the_whole_way(folder, planted):
+    log = with_integer_ids(planted_events()).rename_columns(
+        {"user_id": "uid", "item_id": "sku", "event_timestamp": "at"}
+    )
+    file = write_log(log, folder / "integers.parquet")
+    out = folder / "integers"
+    options = [f"--set={setting}" for setting in SMALL_SETTINGS]
+    asked = ["--events", str(file), "--source", "source", "--target", "target", "--out", str(out)]
+    named = ["--columns", "user_id=uid,item_id=sku", "--columns", "event_timestamp=at"]
+    assert main([*options, "demo", *asked, *named]) == 0
+    drawn, report = Demo(out=out).events(), Demo(out=out).report
+    assert report["published"] is True
+    assert drawn.schema.field("user_id").type == drawn.schema.field("item_id").type == pa.int64()
+    assert pc.all(pc.equal(pc.bit_wise_and(drawn["user_id"], 1), 1)).as_py() is False
+    assert report["counts"]["users"] > 0.9 * planted.report["counts"]["users"]
+
+
+def test_a_foreign_folder_is_refused_and_left_alone(planted_log, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    before = bytes_below(tmp_path)
+    arguments = ["--events", str(planted_log), "--source", "source", "--target", "target"]
+    assert main(["demo", *arguments, "--out", str(tmp_path)]) == 2
+    assert "was not made by scalr demo; choose another --out" in capsys.readouterr().err
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert main(["demo", "--null", "--out", str(tmp_path / "thesis.txt")]) == 2
+    assert "is a file; choose another --out" in capsys.readouterr().err
+    assert bytes_below(tmp_path) == before
+
+
+def test_the_input_may_not_lie_in_the_folder_that_is_emptied(planted_log, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".scalr-demo").touch()
+    inside = out / "events.parquet"
+    inside.write_bytes(planted_log.read_bytes())
+    arguments = ["--events", str(inside), "--source", "source", "--target", "target"]
+    assert main(["demo", *arguments, "--out", str(out)]) == 2
+    assert "move it, or choose another --out" in capsys.readouterr().err
+    assert inside.read_bytes() == planted_log.read_bytes()

@@ -154,16 +154,14 @@ def run_trial(
 def _best_scale(
     treated: Mapping[float, NDArray[np.float64]], real: NDArray[np.float64], test: Holdout
 ) -> float:
-    """The weight with the most gain among those that cost warm users nothing; else the least."""
-    warm = test.segments["warm"]
-    harmless = [
-        scale
-        for scale, likelihood in treated.items()
-        if not warm.any() or float((likelihood - real)[warm].mean()) >= 0
-    ]
-    if not harmless:
-        return min(treated)
-    return max(harmless, key=lambda scale: float(treated[scale].mean()))
+    """The weight with the most gain among those at which no warm users lose; else the least."""
+
+    def harms(likelihood: NDArray[np.float64]) -> bool:
+        warm = _gains(likelihood, real, test).get("warm")
+        return warm is not None and warm.high < 0
+
+    harmless = [scale for scale, likelihood in treated.items() if not harms(likelihood)]
+    return max(harmless or [min(treated)], key=lambda scale: float(treated[scale].mean()))
 
 
 def trainings(config: ScalrConfig) -> int:

@@ -97,16 +97,21 @@ def test_a_segment_of_one_user_has_no_interval_and_is_left_out():
     assert set(found) == {"all", "hidden"}
 
 
-def test_the_best_weight_gains_most_without_cost_to_warm_users():
-    test = segments([True, False])
-    real = np.zeros(2)
-    harmless = {0.03: np.array([0.0, 0.1]), 0.1: np.array([0.1, 0.3])}
-    assert _best_scale(harmless, real, test) == 0.1
-    costly = {0.03: np.array([0.0, 0.1]), 0.1: np.array([-0.1, 9.0])}
-    assert _best_scale(costly, real, test) == 0.03
-    all_costly = {0.1: np.array([-0.1, 9.0]), 0.03: np.array([-0.2, 0.1])}
-    assert _best_scale(all_costly, real, test) == 0.03
-    assert _best_scale(all_costly, real, segments([False, False])) == 0.1
+def test_the_best_weight_gains_most_where_no_warm_users_lose():
+    warm = [n < 20 for n in range(40)]
+    test, real = segments(warm), np.zeros(40)
+    noise = np.random.default_rng(0).normal(scale=0.1, size=40)
+
+    def gains(warm_gain, hidden_gain):
+        return noise + np.where(warm, warm_gain, hidden_gain)
+
+    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(0.1, 0.3)}, real, test) == 0.1
+    # A loss within its interval does not decide; one beyond it does, whatever others gain.
+    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(-0.01, 0.3)}, real, test) == 0.1
+    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(-0.5, 9.0)}, real, test) == 0.03
+    assert _best_scale({0.1: gains(-0.5, 9.0), 0.03: gains(-0.6, 0.1)}, real, test) == 0.03
+    nobody_warm = segments([False] * 40)
+    assert _best_scale({0.03: gains(-0.6, 0.1), 0.1: gains(-0.5, 9.0)}, real, nobody_warm) == 0.1
 
 
 def trial(**changes) -> Trial:

@@ -8,10 +8,10 @@ the latest by (event time, created time, feature values). A row is visible from
     vis = event_time + 1us, or greatest(that, created)  strictly before
 
 on, and stays so. Walking a key in order of `vis`, only a row that is better than everything visible
-so far can ever be the answer; the others are dropped. What remains has one row per (key, vis), and
-within a key the later row is always the better one, so that a single ASOF LEFT JOIN on `vis <= t`
-finds the answer. The time to live is applied afterwards: when the best row has expired, every other
-visible row, being older, has too.
+so far can ever be the answer; the others are dropped, by one window over one sort. What remains has
+one row per (key, vis), and within a key the later row is always the better one, so that a single
+ASOF LEFT JOIN on `vis <= t` finds the answer. The time to live is applied afterwards: when the best
+row has expired, every other visible row, being older, has too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from scalr_ray.core.errors import UsageError
 ENTITY_ROWS = "entity_rows"
 _MICROSECOND = timedelta(microseconds=1)
 _BEFORE_ALL = -(2**63)
+_TWO_64 = f"{2**64}::HUGEINT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +106,10 @@ def as_of_join_sql(join: AsOfJoin) -> str:
     return f"""
 WITH visible AS (
 {_visible_sql(join)}
-), ranked AS (
-  SELECT *, row_number() OVER ({partition}ORDER BY {_better_sql(join)}) AS rank FROM visible
 ), best AS (
-  SELECT * FROM ranked
-  QUALIFY rank = max(rank) OVER (
-    {partition}ORDER BY vis, rank DESC ROWS UNBOUNDED PRECEDING)
+  SELECT * FROM visible
+  QUALIFY coalesce(clock > max(clock) OVER (
+    {partition}ORDER BY {_walk_sql(join)} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true)
 )
 SELECT {_output_sql(join)}
 FROM {ENTITY_ROWS} AS entity ASOF LEFT JOIN best ON {matched}entity.t >= best.vis
@@ -131,7 +130,7 @@ def _visible_sql(join: AsOfJoin) -> str:
         *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
         *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
         f"{event_time} AS ts",
-        f"{created} AS created",
+        f"{event_time}::HUGEINT * {_TWO_64} + coalesce({created}, {_BEFORE_ALL}) AS clock",
         f"{happened} AS vis",
     ]
     wanted = " AND ".join(
@@ -149,11 +148,14 @@ def _feature(name: str) -> str:
     return f"feature.{quote_name(name)}"
 
 
-def _better_sql(join: AsOfJoin) -> str:
-    """From the worst to the best row; ordered by column name, whatever order was asked for."""
+def _walk_sql(join: AsOfJoin) -> str:
+    """By the moment of appearing, the best first; by column name, whatever order was asked for.
+
+    `clock` is both clocks in one number, event time above created time. Rows of equal clocks appear
+    together, so that the first of them, the one of the highest values, is the one that is kept.
+    """
     places = sorted(range(len(join.columns)), key=lambda place: join.columns[place])
-    ties = ["created", *(f"f{place}" for place in places)]
-    return ", ".join(["ts", *(f"{tie} NULLS FIRST" for tie in ties)])
+    return ", ".join(["vis", "clock DESC", *(f"f{place} DESC NULLS LAST" for place in places)])
 
 
 def _output_sql(join: AsOfJoin) -> str:

@@ -29,7 +29,6 @@ from scalr_ray.core.errors import UsageError
 ENTITY_ROWS = "entity_rows"
 _MICROSECOND = timedelta(microseconds=1)
 _BEFORE_ALL = -(2**63)
-_TWO_64 = f"{2**64}::HUGEINT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +107,8 @@ WITH visible AS (
 {_visible_sql(join)}
 ), best AS (
   SELECT * FROM visible
-  QUALIFY coalesce(clock > max(clock) OVER (
-    {partition}ORDER BY {_walk_sql(join)} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), true)
+  WINDOW walk AS ({partition}ORDER BY {_walk_sql(join)} ROWS UNBOUNDED PRECEDING)
+  QUALIFY ts = max(ts) OVER walk AND vis IS DISTINCT FROM lag(vis) OVER walk
 )
 SELECT {_output_sql(join)}
 FROM {ENTITY_ROWS} AS entity ASOF LEFT JOIN best ON {matched}entity.t >= best.vis
@@ -130,7 +129,7 @@ def _visible_sql(join: AsOfJoin) -> str:
         *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
         *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
         f"{event_time} AS ts",
-        f"{event_time}::HUGEINT * {_TWO_64} + coalesce({created}, {_BEFORE_ALL}) AS clock",
+        f"{created} AS created",
         f"{happened} AS vis",
     ]
     wanted = " AND ".join(
@@ -151,11 +150,12 @@ def _feature(name: str) -> str:
 def _walk_sql(join: AsOfJoin) -> str:
     """By the moment of appearing, the best first; by column name, whatever order was asked for.
 
-    `clock` is both clocks in one number, event time above created time. Rows of equal clocks appear
-    together, so that the first of them, the one of the highest values, is the one that is kept.
+    Of the rows that appear together the first is kept, if none before has a later event time. One
+    of the same event time may come before: it then appeared, so was created, earlier and is worse.
     """
     places = sorted(range(len(join.columns)), key=lambda place: join.columns[place])
-    return ", ".join(["vis", "clock DESC", *(f"f{place} DESC NULLS LAST" for place in places)])
+    ties = ["created", *(f"f{place}" for place in places)]
+    return ", ".join(["vis", "ts DESC", *(f"{tie} DESC NULLS LAST" for tie in ties)])
 
 
 def _output_sql(join: AsOfJoin) -> str:

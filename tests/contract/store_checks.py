@@ -220,7 +220,7 @@ def _columns_named_like_the_source(bench: Bench) -> str:
     return deviation(found, {"amount": [7, None], "known": [1, 2], "at": ["x", None]})
 
 
-_CORRECTED = [row("a", -3, 7), row("a", -3, 8, known=1), row("a", -1, 9, known=2)]
+_CORRECTED = [row("a", -3, 8), row("a", -3, 7, known=1), row("a", -1, 6, known=2)]
 _EDGES = [at("a", hours) for hours in (-3, -2.9, -1, 0, 1, 2)]
 _SWAPPED = [row(("1", "11"), -1, 1), row(("11", "1"), -1, 2)]
 
@@ -230,7 +230,7 @@ CHECKS: dict[str, Check] = {
         [at("a", -3), at("a", -1), at("b"), at("a"), at("a", 0.5)],
     ),
     "a later `created` wins a tie": agrees(
-        [row("a", -1, 8, known=-0.5), row("a", -1, 9, known=0), row("a", -1, 7)], [at("a", 1)]
+        [row("a", -1, 8, known=-0.5), row("a", -1, 7, known=0), row("a", -1, 9)], [at("a", 1)]
     ),
     "a full tie gives one row": _full_tie_gives_one_row,
     "a full tie gives the same row whatever the file order": _full_tie_whatever_the_file_order,

@@ -63,6 +63,9 @@ test: install ## run all tests; ARGS="-k lake" narrows them
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare
 
+bench: install ## compare the as-of join with others; ARGS="--scale 0.1" makes it short
+	$(BIN)/python tests/bench/asof.py $(ARGS)
+
 lint: install ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -121,12 +121,14 @@ class GateSettings(_Section):
 
     `max_psi` bounds the shift of item popularity against the prior, `max_mass_frac` the sum of
     sample weights per real target event. With `require_lift` the evidence must beat the prior on
-    the validation window and a trial of the downstream model must not lose by the events.
+    the validation window, and the downstream model of the trial must gain by the events: over real
+    events alone, by at least `min_gain_nats` per event, and over a placebo.
     """
 
     max_psi: NonNegative = 2.0
     max_mass_frac: NonNegative = 2.0
     require_lift: bool = True
+    min_gain_nats: NonNegative = 0.01
 
 
 class EvaluationSettings(_Section):

@@ -131,10 +131,14 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         max_psi=settings.max_psi,
         max_mass_frac=settings.max_mass_frac,
     )
-    return [*checks, *_lift_checks(translator)] if settings.require_lift else checks
+    return (
+        [*checks, *_lift_checks(translator, settings.min_gain_nats)]
+        if settings.require_lift
+        else checks
+    )
 
 
-def _lift_checks(translator: TranslatorRecord) -> list[Check]:
+def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]:
     """Does the evidence transfer, and does the trial speak for the events?"""
     gain, z = float(translator.metrics["gain_nats"]), float(translator.metrics["z"])
     transfers = bool(translator.metrics["transfers"])
@@ -156,6 +160,14 @@ def _lift_checks(translator: TranslatorRecord) -> list[Check]:
     return [
         *checks,
         _gain_check("trial_gain", trial.over_real[focus], f"{focus} users, over real events alone"),
+        Check(
+            name="trial_size",
+            passed=trial.over_real[focus].estimate >= least_gain,
+            value=trial.over_real[focus].estimate,
+            threshold=least_gain,
+            detail=f"{focus} users gain {trial.over_real[focus].estimate:+.3f} nats per event; a "
+            "smaller gain than the threshold does not reach the top of a ranking",
+        ),
         _gain_check("trial_placebo", trial.over_placebo[focus], f"{focus} users, over a placebo"),
         Check(
             name="trial_harm",

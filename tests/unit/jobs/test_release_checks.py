@@ -12,6 +12,7 @@ from scalr_ray.jobs.train import TRIAL_NAME, load_trial
 from scalr_ray.jobs.trial import Gain, Trial
 from scalr_ray.ledger import TranslatorRecord
 
+LEAST = 0.01
 GOOD = Gain(estimate=0.2, low=0.1, high=0.3)
 NOTHING = Gain(estimate=0.0, low=-0.1, high=0.1)
 BAD = Gain(estimate=-0.2, low=-0.3, high=-0.1)
@@ -40,14 +41,15 @@ def translator(folder: Path, *, transfers: bool = True, trial: Trial | None = TR
 
 
 def outcome(record: TranslatorRecord) -> dict[str, bool]:
-    return {check.name: check.passed for check in _lift_checks(record)}
+    return {check.name: check.passed for check in _lift_checks(record, LEAST)}
 
 
 def test_a_gain_over_both_and_no_loss_passes_every_check(tmp_path):
-    checks = _lift_checks(translator(tmp_path))
+    checks = _lift_checks(translator(tmp_path), LEAST)
     assert [check.name for check in checks] == [
         "transfer",
         "trial_gain",
+        "trial_size",
         "trial_placebo",
         "trial_harm",
     ]
@@ -66,6 +68,14 @@ def test_a_gain_that_may_be_none_fails(tmp_path, gain):
     ]
 
 
+@pytest.mark.parametrize(("estimate", "passes"), [(0.0099, False), (0.01, True)])
+def test_a_sure_but_tiny_gain_fails(tmp_path, estimate, passes):
+    tiny = Gain(estimate=estimate, low=0.005, high=0.015)
+    trial = replace(TRIAL, over_real={**TRIAL.over_real, "hidden": tiny})
+    found = outcome(translator(tmp_path, trial=trial))
+    assert (found["trial_gain"], found["trial_size"]) == (True, passes)
+
+
 @pytest.mark.parametrize("gain", [NOTHING, BAD])
 def test_a_gain_that_a_placebo_gives_too_fails(tmp_path, gain):
     trial = replace(TRIAL, over_placebo={**TRIAL.over_placebo, "hidden": gain})
@@ -73,6 +83,7 @@ def test_a_gain_that_a_placebo_gives_too_fails(tmp_path, gain):
     assert found == {
         "transfer": True,
         "trial_gain": True,
+        "trial_size": True,
         "trial_placebo": False,
         "trial_harm": True,
     }
@@ -81,7 +92,7 @@ def test_a_gain_that_a_placebo_gives_too_fails(tmp_path, gain):
 @pytest.mark.parametrize("segment", ["all", "warm"])
 def test_a_loss_of_any_segment_fails_and_is_named(tmp_path, segment):
     trial = replace(TRIAL, over_real={**TRIAL.over_real, segment: BAD})
-    harm = _lift_checks(translator(tmp_path, trial=trial))[-1]
+    harm = _lift_checks(translator(tmp_path, trial=trial), LEAST)[-1]
     assert (harm.name, harm.passed) == ("trial_harm", False)
     assert f"for {segment} users" in harm.detail
 
@@ -96,7 +107,7 @@ def test_with_few_newcomers_all_users_are_asked(tmp_path):
 
 
 def test_without_transfer_there_is_one_failed_check(tmp_path):
-    (check,) = _lift_checks(translator(tmp_path, transfers=False, trial=None))
+    (check,) = _lift_checks(translator(tmp_path, transfers=False, trial=None), LEAST)
     assert (check.name, check.passed, check.value) == ("transfer", False, 0.5)
     assert "nothing transfers" in check.detail
 

@@ -131,11 +131,9 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         max_psi=settings.max_psi,
         max_mass_frac=settings.max_mass_frac,
     )
-    return (
-        [*checks, *_lift_checks(translator, settings.min_gain_nats)]
-        if settings.require_lift
-        else checks
-    )
+    if settings.require_lift:
+        checks += _lift_checks(translator, settings.min_gain_nats)
+    return checks
 
 
 def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]:
@@ -156,6 +154,9 @@ def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]
     if trial is None:
         return checks
     focus = trial.focus
+    if focus not in trial.over_real:
+        few = "the trial has too few users to tell; import more events or move the cuts"
+        return [*checks, Check(name="trial_gain", passed=False, detail=few)]
     harmed = [name for name, gain in trial.over_real.items() if gain.high < 0]
     return [
         *checks,

@@ -81,6 +81,8 @@ class Trial:
     @property
     def sentence(self) -> str:
         """The outcome in plain words."""
+        if self.focus not in self.over_real:
+            return "too few users to tell"
         who = {"hidden": "users without target history", "all": "all users"}[self.focus]
         real, placebo = self.over_real[self.focus], self.over_placebo[self.focus]
         return (

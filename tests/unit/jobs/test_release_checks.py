@@ -106,6 +106,19 @@ def test_with_few_newcomers_all_users_are_asked(tmp_path):
     assert outcome(translator(tmp_path, trial=few))["trial_gain"]
 
 
+def test_with_hardly_anybody_the_trial_cannot_tell(tmp_path):
+    lonely = Trial(
+        weight_scale=0.03,
+        users={"all": 1, "hidden": 1, "warm": 0},
+        over_real={},
+        over_placebo={},
+    )
+    check = _lift_checks(translator(tmp_path, trial=lonely), LEAST)[-1]
+    assert (check.name, check.passed) == ("trial_gain", False)
+    assert "too few users" in check.detail
+    assert lonely.sentence == "too few users to tell"
+
+
 def test_without_transfer_there_is_one_failed_check(tmp_path):
     (check,) = _lift_checks(translator(tmp_path, transfers=False, trial=None), LEAST)
     assert (check.name, check.passed, check.value) == ("transfer", False, 0.5)

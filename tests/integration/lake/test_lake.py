@@ -5,7 +5,6 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lake_rows import IDS, NOON, SCHEMA, event, event_ids, events, layout_in, slots
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitStateUnknownException
 
@@ -25,59 +25,6 @@ from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.lake.commits import commit
-
-NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
-IDS = IdTypes(user_id="string", item_id="int64")
-SCHEMA = synthetic_event_schema("string", "int64")
-
-
-def event(batch_id: str, slot: int, **changes: object) -> dict[str, object]:
-    return {
-        "event_id": f"{batch_id}/{slot}",
-        "user_id": f"u{slot % 3}",
-        "item_id": slot,
-        "domain": "food",
-        "event_type": None,
-        "event_timestamp": NOON + timedelta(minutes=slot),
-        "available_at": NOON + timedelta(hours=1),
-        "value": 1.0,
-        "batch_id": batch_id,
-        "translator_version": "v1",
-        "train_cutoff": NOON,
-        "likelihood": 0.5,
-        "sample_weight": 0.1,
-        "source_event_id": None,
-        "generated_at": NOON + timedelta(hours=2),
-        **changes,
-    }
-
-
-def events(batch_id: str, count: int, *, first: int = 0, schema: pa.Schema = SCHEMA) -> pa.Table:
-    slots = range(first, first + count)
-    return pa.Table.from_pylist([event(batch_id, slot) for slot in slots], schema=schema)
-
-
-def layout_in(folder: Path) -> Layout:
-    return Layout(repo=folder, data=folder / "data")
-
-
-def event_ids(table: pa.Table) -> list[str]:
-    return sorted(table.column("event_id").to_pylist())
-
-
-def slots(batch_id: str, count: int) -> list[str]:
-    return sorted(f"{batch_id}/{slot}" for slot in range(count))
-
-
-@pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return layout_in(tmp_path)
-
-
-@pytest.fixture
-def lake(layout: Layout) -> Iterator[SyntheticEventLake]:
-    with SyntheticEventLake.open(layout, IDS) as opened:
-        yield opened
 
 
 def test_an_empty_lake_reads_as_an_empty_table(lake: SyntheticEventLake) -> None:
@@ -304,73 +251,6 @@ def test_files_of_other_writers_are_read_with_the_schema(lake: SyntheticEventLak
     assert lake.publish("b1").rows == 4
     assert lake.read().schema.equals(SCHEMA)
     assert event_ids(lake.read()) == slots("b1", 4)
-
-
-def nullable(schema: pa.Schema) -> pa.Schema:
-    return pa.schema(field.with_nullable(nullable=True) for field in schema)
-
-
-def with_type(name: str, kind: pa.DataType) -> pa.Schema:
-    position = SCHEMA.get_field_index(name)
-    return SCHEMA.set(position, SCHEMA.field(name).with_type(kind))
-
-
-UNFIT = {
-    "nullable": (events("b1", 2).cast(nullable(SCHEMA)), "'event_id' allows nulls"),
-    "missing column": (events("b1", 2).drop_columns(["domain"]), "'domain' is missing"),
-    "extra column": (
-        events("b1", 2).append_column("more", pa.array([1, 2])),
-        "'more' does not belong",
-    ),
-    "other id type": (
-        events("b1", 2).cast(with_type("item_id", pa.string())),
-        "'item_id' is string, not int64",
-    ),
-    "dictionary": (
-        events("b1", 2).cast(with_type("domain", pa.dictionary(pa.int32(), pa.string()))),
-        "'domain' is dictionary",
-    ),
-    "naive time": (
-        events("b1", 2).cast(with_type("generated_at", pa.timestamp("us"))),
-        "'generated_at' is timestamp",
-    ),
-    "another batch": (events("b2", 2), "rows of batch 'b2'"),
-    "an event twice": (
-        pa.concat_tables([events("b1", 2), events("b1", 1)]),
-        "1 of 3 staged events are there twice",
-    ),
-    "no events": (events("b1", 0), "holds no events"),
-}
-
-
-@pytest.mark.parametrize("name", UNFIT)
-def test_unfit_files_are_refused_and_nothing_is_published(
-    lake: SyntheticEventLake, name: str
-) -> None:
-    table, message = UNFIT[name]
-    lake.write_staged("ok", events("ok", 1))
-    lake.publish("ok")
-    pq.write_table(table, lake.staging_dir("b1") / "part-0.parquet")
-    with pytest.raises(DataError, match=message):
-        lake.publish("b1")
-    assert list(lake.published_batches()) == ["ok"]
-
-
-@pytest.mark.parametrize("name", ["missing column", "other id type", "another batch", "nullable"])
-def test_local_writers_cannot_stage_unfit_rows(lake: SyntheticEventLake, name: str) -> None:
-    table, message = UNFIT[name]
-    with pytest.raises(DataError, match=message):
-        lake.write_staged("b1", table)
-    assert lake.staged_files("b1") == []
-
-
-@pytest.mark.parametrize("keep", [0, 10, -8])
-def test_corrupt_files_are_refused(lake: SyntheticEventLake, keep: int) -> None:
-    path = lake.write_staged("b1", events("b1", 2))
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match="not a readable Parquet file"):
-        lake.publish("b1")
-    assert lake.read().num_rows == 0
 
 
 @pytest.mark.parametrize("batch_id", ["", "../b1", "a/b", ".b", "b=1", "x" * 129])

@@ -154,10 +154,9 @@ class EvaluationSettings(_Section):
 
 
 class Resources(_Section):
-    """What one machine may use."""
+    """What a local Ray session may use; a cluster that is there keeps its own."""
 
     cpus: PositiveInt = 2
-    memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?\s?(MB|GB|TB|MiB|GiB|TiB)$")] = "4GB"
 
 
 class ScalrConfig(_Section):

@@ -159,7 +159,6 @@ def test_an_unknown_key_in_the_environment_or_a_set_is_refused(tmp_path: Path):
         ("evaluation.validation_quantile=0.9", "evaluation"),
         ("evaluation.hide_users=even", "evaluation.hide_users"),
         ("ids.user_id=int32", "ids.user_id"),
-        ("resources.memory_limit=lots", "resources.memory_limit"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(tmp_path: Path, override: str, names: str):

@@ -6,7 +6,7 @@ store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
   entity_rows.py    what it is taken for
   plan.py           retrievals, checked and not yet run
   retrieve.py       the three reads
-    sources.py        Parquet folders and Iceberg tables, as relations
+    sources/          Parquet files and Iceberg tables, as relations or in pieces
     kernel.py         the as-of join
   job.py            the result, when asked for
   parts.py          new Parquet files

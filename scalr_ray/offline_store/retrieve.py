@@ -17,7 +17,7 @@ from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_range
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
-from scalr_ray.offline_store.sources import Reading, TimeBound, open_source
+from scalr_ray.offline_store.sources import Access, Reading, SourceRows, TimeBound, find_rows
 from scalr_ray.offline_store.view import ViewRead
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -25,9 +25,9 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How DuckDB may run, and the folder that relative paths are taken from."""
+    """How DuckDB may run, and what reading sources takes."""
 
-    repo: Path
+    access: Access
     memory_limit: str
     threads: int
     spill_dir: Path | None
@@ -55,8 +55,9 @@ def join_features(
     with _open(session) as connection:
         for place, read in enumerate(reads):
             join = as_of(read, rule, place)
-            _open_view(connection, join.relation, read, _reachable(read, times, rule), session)
-            kinds = connection.table(join.relation).limit(0).to_arrow_table().schema
+            kinds = _open_view(
+                connection, join.relation, read, _reachable(read, times, rule), session
+            )
             keys = key_columns(
                 entities,
                 list(read.keys.values()),
@@ -157,9 +158,11 @@ def pull_rows(pull: Pull, session: Session) -> pa.Table:
         bounds=(TimeBound(column=pull.event_time, since=pull.since, until=pull.until),),
     )
     with _open(session) as connection:
-        if not open_source(connection, "feature_rows", pull.source, reading, session.repo):
+        rows = find_rows(pull.source, reading, session.access)
+        if rows is None:
             kinds = [(name, TIMESTAMP if name in times else pa.string()) for name in pull.columns]
             return pa.schema(kinds).empty_table()
+        rows.open(connection, "feature_rows")
         return connection.sql(pull_sql(pull)).to_arrow_table()
 
 
@@ -202,12 +205,25 @@ def _open_view(
     read: ViewRead,
     bounds: tuple[TimeBound, ...],
     session: Session,
-) -> None:
+) -> pa.Schema:
+    rows = view_rows(read, bounds, session.access)
+    if rows is None:
+        connection.register(name, read.empty())
+        return read.empty().schema
+    rows.open(connection, name)
+    return rows.schema
+
+
+def view_rows(read: ViewRead, bounds: tuple[TimeBound, ...], access: Access) -> SourceRows | None:
+    """The rows of one feature view; None when its source has no data yet.
+
+    Raises:
+        DataError: the source is gone or corrupt, or a column is missing or wrong.
+        UsageError: the kind of source is not supported.
+    """
     columns = read.columns
     times = tuple(columns[time] for time in (read.event_time, read.created) if time)
-    reading = Reading(columns=columns, times=times, bounds=bounds)
-    if not open_source(connection, name, read.source, reading, session.repo):
-        connection.register(name, read.empty())
+    return find_rows(read.source, Reading(columns=columns, times=times, bounds=bounds), access)
 
 
 def _reachable(read: ViewRead, times: pa.ChunkedArray, rule: Rule) -> tuple[TimeBound, ...]:

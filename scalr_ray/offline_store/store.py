@@ -31,7 +31,7 @@ from scalr_ray.offline_store.job import AsOfRetrievalJob
 from scalr_ray.offline_store.parts import write_part
 from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
-from scalr_ray.offline_store.sources import check_source, part_folder, source_schema
+from scalr_ray.offline_store.sources import Access, check_source, part_folder, source_schema
 from scalr_ray.offline_store.view import read_views
 
 
@@ -169,7 +169,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             )
         times = (source.timestamp_field, source.created_timestamp_column)
         write_part(
-            part_folder(source, _repo(config)),
+            part_folder(source, _access(config)),
             table,
             needed=[*(field.name for field in feature_view.schema), *filter(None, times)],
             original={shown: column for column, shown in source.field_mapping.items()},
@@ -185,7 +185,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             DataError: a time column is missing or is no time, or a file cannot be read.
             UsageError: the kind of source is not supported.
         """
-        check_source(data_source, _repo(config))
+        check_source(data_source, _access(config))
 
     def get_table_column_names_and_types_from_data_source(
         self, config: RepoConfig, data_source: DataSource
@@ -200,7 +200,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
                 config
             )
             return columns
-        schema = source_schema(data_source, _repo(config))
+        schema = source_schema(data_source, _access(config))
         if schema is None:
             raise DataError(
                 f"data source {data_source.name!r} has no data yet, so its columns are unknown; "
@@ -236,17 +236,23 @@ def _pull(
 
 def _pull_job(config: RepoConfig, pull: Pull) -> RetrievalJob:
     session = _session(config)
-    return AsOfRetrievalJob(lambda: pull_rows(pull, session), sql=pull_sql(pull), repo=session.repo)
+    return AsOfRetrievalJob(
+        lambda: pull_rows(pull, session), sql=pull_sql(pull), repo=session.access.repo
+    )
 
 
 def _session(config: RepoConfig) -> Session:
     store = config.offline_store
     return Session(
-        repo=_repo(config),
+        access=_access(config),
         memory_limit=store.memory_limit,
         threads=store.threads,
         spill_dir=_repo(config) / store.spill_dir if store.spill_dir else None,
     )
+
+
+def _access(config: RepoConfig) -> Access:
+    return Access(repo=_repo(config))
 
 
 def _repo(config: RepoConfig) -> Path:

@@ -1,0 +1,88 @@
+"""From a Feast data source to rows: a relation in a DuckDB session, or pieces for a cluster.
+
+```
+reading.py   what is read, and the face that every kind of source shows
+files.py     FileSource: Parquet files
+iceberg.py   IcebergSource: Iceberg tables
+```
+
+Only the wanted columns and rows are read: bounds on times go down into the Parquet row groups or
+the Iceberg manifests. A source that has no data yet (a folder or pattern without files, a table
+nobody has created) is legal and is told apart from one that is broken.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from feast.data_source import DataSource
+from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.offline_store.sources.files import file_rows, file_schema, may_be_absent, part_folder
+from scalr_ray.offline_store.sources.iceberg import iceberg_rows, iceberg_schema
+from scalr_ray.offline_store.sources.reading import (
+    Access,
+    Piece,
+    Reading,
+    SourceRows,
+    TimeBound,
+    missing_columns,
+    no_time,
+)
+
+__all__ = [
+    "Access",
+    "Piece",
+    "Reading",
+    "SourceRows",
+    "TimeBound",
+    "check_source",
+    "find_rows",
+    "part_folder",
+    "source_schema",
+]
+
+
+def find_rows(source: DataSource, reading: Reading, access: Access) -> SourceRows | None:
+    """The rows of `source` that `reading` asks for; None when it has no data yet.
+
+    Raises:
+        DataError: a single file is gone, a file is corrupt, a column is missing or no time.
+        UsageError: the kind of source is not supported.
+    """
+    if isinstance(source, IcebergSource):
+        return iceberg_rows(source, reading)
+    return file_rows(source, reading, access)
+
+
+def source_schema(source: DataSource, access: Access) -> pa.Schema | None:
+    """The Arrow schema of `source` as it lies in storage, or None when it has no data yet.
+
+    Raises:
+        DataError: it is there but cannot be read.
+        UsageError: the kind of source is not supported.
+    """
+    if isinstance(source, IcebergSource):
+        return iceberg_schema(source)
+    return file_schema(source, access)
+
+
+def check_source(source: DataSource, access: Access) -> None:
+    """Check that `source` has its time columns, if it has any data yet.
+
+    Raises:
+        DataError: a time column is missing or is no time, or the source cannot be read.
+        UsageError: the kind of source is not supported.
+    """
+    if not isinstance(source, IcebergSource) and may_be_absent(source, access):
+        return
+    schema = source_schema(source, access)
+    if schema is None:
+        return
+    original = {shown: column for column, shown in source.field_mapping.items()}
+    for time in filter(None, (source.timestamp_field, source.created_timestamp_column)):
+        column = original.get(time, time)
+        if column not in schema.names:
+            raise DataError(missing_columns(source, [column], schema.names))
+        if not pa.types.is_temporal(schema.field(column).type):
+            raise DataError(no_time(source, column, str(schema.field(column).type)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import duckdb
 
@@ -18,21 +19,22 @@ def duck(
     Args:
         memory_limit: DuckDB's budget before it spills, for example `"4GB"`.
         threads: worker threads.
-        spill_dir: where it spills; None keeps DuckDB's default.
+        spill_dir: where it spills, in a folder of its own that goes with it; None takes the
+            system's folder for temporary files.
     """
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "memory_limit": memory_limit,
-        "threads": threads,
-    }
     if spill_dir is not None:
-        settings["temp_directory"] = str(spill_dir)
-    connection = duckdb.connect(":memory:", config=settings)
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET enable_progress_bar = false")
-        yield connection
-    finally:
-        connection.close()
+        spill_dir.mkdir(parents=True, exist_ok=True)
+    # Sessions that share a folder would write to the same files: DuckDB names them by number.
+    with TemporaryDirectory(prefix="scalr-duck-", dir=spill_dir) as private:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": memory_limit,
+            "threads": threads,
+            "temp_directory": private,
+        }
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SET enable_progress_bar = false")
+            yield connection
 
 
 def quote_name(name: str) -> str:

@@ -157,7 +157,7 @@ def _events(workspace: Workspace) -> Finding:
 def _ray(workspace: Workspace) -> Finding:
     import ray
 
-    from scalr_ray.generate.cluster import ray_session
+    from scalr_ray.offline_store.cluster import ray_session
 
     with ray_session(workspace.config.resources.cpus):
         cpus = ray.cluster_resources().get("CPU", 0)

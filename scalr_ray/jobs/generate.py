@@ -9,7 +9,7 @@ from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.generate import DrawSettings, GeneratedBatch, generate_batch, plan_users
-from scalr_ray.generate.cluster import ray_session
+from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.generate.pipeline import Destination
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.workspace import Workspace

@@ -52,11 +52,11 @@ def join_features(
     """
     times = entities[time_column(entities.schema)]
     result = entities
-    with _open(session) as connection:
+    with open_session(session) as connection:
         for place, read in enumerate(reads):
             join = as_of(read, rule, place)
             kinds = _open_view(
-                connection, join.relation, read, _reachable(read, times, rule), session
+                connection, join.relation, read, reachable(read, times, rule), session
             )
             keys = key_columns(
                 entities,
@@ -103,7 +103,7 @@ def event_set(
     bounds = [TimeBound(column=read.columns[read.event_time], since=since, until=last)]
     if rule.cut_off and read.created:
         bounds.append(TimeBound(column=read.columns[read.created], until=until))
-    with _open(session) as connection:
+    with open_session(session) as connection:
         _open_view(connection, "feature_rows", read, tuple(bounds), session)
         return connection.sql(event_set_sql(read)).to_arrow_table()
 
@@ -157,7 +157,7 @@ def pull_rows(pull: Pull, session: Session) -> pa.Table:
         times=times,
         bounds=(TimeBound(column=pull.event_time, since=pull.since, until=pull.until),),
     )
-    with _open(session) as connection:
+    with open_session(session) as connection:
         rows = find_rows(pull.source, reading, session.access)
         if rows is None:
             kinds = [(name, TIMESTAMP if name in times else pa.string()) for name in pull.columns]
@@ -184,7 +184,13 @@ def pull_sql(pull: Pull) -> str:
 
 
 @contextmanager
-def _open(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_session(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB session within its limits, whose failures are told in our words.
+
+    Raises:
+        UsageError: the memory limit is too low.
+        DataError: a file cannot be read after all.
+    """
     try:
         with duck(
             memory_limit=session.memory_limit, threads=session.threads, spill_dir=session.spill_dir
@@ -226,7 +232,7 @@ def view_rows(read: ViewRead, bounds: tuple[TimeBound, ...], access: Access) -> 
     return find_rows(read.source, Reading(columns=columns, times=times, bounds=bounds), access)
 
 
-def _reachable(read: ViewRead, times: pa.ChunkedArray, rule: Rule) -> tuple[TimeBound, ...]:
+def reachable(read: ViewRead, times: pa.ChunkedArray, rule: Rule) -> tuple[TimeBound, ...]:
     """The rows that some entity row may see: the rest need not be read from disk."""
     first, last = time_range(times)
     if last is None:

@@ -42,7 +42,8 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
         type: the class path of the store.
         memory_limit: DuckDB's budget before it spills to disk.
         threads: DuckDB's worker threads.
-        spill_dir: where it spills, relative to the repository; None keeps DuckDB's default.
+        spill_dir: where it spills, relative to the repository; None takes the system's folder for
+            temporary files.
         strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
     """
 

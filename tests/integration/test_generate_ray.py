@@ -19,7 +19,7 @@ from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError, LeakageError, RetryLater
 from scalr_ray.generate import GeneratedBatch, generate_batch, plan_users
-from scalr_ray.generate.cluster import _connect, ray_session
+from scalr_ray.offline_store.cluster import _join, ray_session
 from scalr_ray.generate.draw import BELOW_FLOOR
 from scalr_ray.generate.pipeline import Destination
 from scalr_ray.learn import TrainingEvents
@@ -240,4 +240,4 @@ def test_a_cluster_that_does_not_answer_is_named_at_once():
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(RetryLater, match=f"{address} does not answer.*unset RAY_ADDRESS"):
-            _connect(address)
+            _join(address)

@@ -1,4 +1,4 @@
-"""A Ray session for the time of a block: the cluster that is there, or a small local one."""
+"""A Ray session: the cluster that is there, or a small local one."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ _QUIET = {
 _CONNECT_TIMEOUT_S = 10.0
 
 
-@contextmanager
-def ray_session(cpus: int) -> Iterator[None]:
-    """Use the Ray that is up or that `RAY_ADDRESS` names; else start one with `cpus` and end it.
+def connect(cpus: int | None = None) -> bool:
+    """Use the Ray that is up or that `RAY_ADDRESS` names; else start one here with `cpus`.
 
-    A session that was there before stays there afterwards.
+    Returns:
+        Whether there was none to use before this call, so that the caller may end it.
 
     Raises:
         RetryLater: the cluster that `RAY_ADDRESS` names does not answer.
     """
     if ray.is_initialized():
-        yield
-        return
+        return False
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        _connect(address)
+        _join(address)
     else:
-        # A private local cluster listens on loopback only and dies with this block. It is asked for
-        # by name, for else Ray joins any cluster that was ever started on this machine.
+        # A private local cluster listens on loopback only and dies with this process. It is asked
+        # for by name, for else Ray joins any cluster that was ever started on this machine.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         ray.init(
             "local",
@@ -52,13 +51,25 @@ def ray_session(cpus: int) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    return True
+
+
+@contextmanager
+def ray_session(cpus: int) -> Iterator[None]:
+    """`connect` for the time of a block; a session that was there before stays there afterwards.
+
+    Raises:
+        RetryLater: the cluster that `RAY_ADDRESS` names does not answer.
+    """
+    ours = connect(cpus)
     try:
         yield
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
-def _connect(address: str) -> None:
+def _join(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if port.isdigit():  # Ray itself would try for minutes

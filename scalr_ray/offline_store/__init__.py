@@ -7,6 +7,7 @@ store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
   plan.py           retrievals, checked and not yet run
   retrieve.py       the three reads
     sources/          Parquet files and Iceberg tables, as relations or in pieces
+    key_filters.py    few keys, for sources that can leave out the others
     kernel.py         the as-of join
   job.py            the result, when asked for
   parts.py          new Parquet files

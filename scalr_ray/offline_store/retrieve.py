@@ -17,7 +17,15 @@ from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_range
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
-from scalr_ray.offline_store.sources import Access, Reading, SourceRows, TimeBound, find_rows
+from scalr_ray.offline_store.key_filters import key_filters
+from scalr_ray.offline_store.sources import (
+    Access,
+    KeyFilter,
+    Reading,
+    SourceRows,
+    TimeBound,
+    find_rows,
+)
 from scalr_ray.offline_store.view import ViewRead
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -56,7 +64,12 @@ def join_features(
         for place, read in enumerate(reads):
             join = as_of(read, rule, place)
             kinds = _open_view(
-                connection, join.relation, read, reachable(read, times, rule), session
+                connection,
+                join.relation,
+                read,
+                reachable(read, times, rule),
+                session,
+                keys=wanted_keys(read, entities),
             )
             keys = key_columns(
                 entities,
@@ -211,8 +224,10 @@ def _open_view(
     read: ViewRead,
     bounds: tuple[TimeBound, ...],
     session: Session,
+    *,
+    keys: tuple[KeyFilter, ...] = (),
 ) -> pa.Schema:
-    rows = view_rows(read, bounds, session.access)
+    rows = view_rows(read, bounds, session.access, keys=keys)
     if rows is None:
         connection.register(name, read.empty())
         return read.empty().schema
@@ -220,8 +235,16 @@ def _open_view(
     return rows.schema
 
 
-def view_rows(read: ViewRead, bounds: tuple[TimeBound, ...], access: Access) -> SourceRows | None:
+def view_rows(
+    read: ViewRead,
+    bounds: tuple[TimeBound, ...],
+    access: Access,
+    *,
+    keys: tuple[KeyFilter, ...] = (),
+) -> SourceRows | None:
     """The rows of one feature view; None when its source has no data yet.
+
+    Rows of keys that no filter in `keys` names may be left out.
 
     Raises:
         DataError: the source is gone or corrupt, or a column is missing or wrong.
@@ -229,7 +252,14 @@ def view_rows(read: ViewRead, bounds: tuple[TimeBound, ...], access: Access) -> 
     """
     columns = read.columns
     times = tuple(columns[time] for time in (read.event_time, read.created) if time)
-    return find_rows(read.source, Reading(columns=columns, times=times, bounds=bounds), access)
+    reading = Reading(columns=columns, times=times, bounds=bounds, keys=keys)
+    return find_rows(read.source, reading, access)
+
+
+def wanted_keys(read: ViewRead, entities: pa.Table) -> tuple[KeyFilter, ...]:
+    """The keys of `entities`, where they are so few that a source can leave out all others."""
+    columns = read.columns
+    return key_filters(entities, {columns[key]: shown for key, shown in read.keys.items()})
 
 
 def reachable(read: ViewRead, times: pa.ChunkedArray, rule: Rule) -> tuple[TimeBound, ...]:

@@ -23,6 +23,7 @@ from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob,
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from pydantic import Field
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
@@ -31,7 +32,13 @@ from scalr_ray.offline_store.job import AsOfRetrievalJob
 from scalr_ray.offline_store.parts import write_part
 from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
-from scalr_ray.offline_store.sources import Access, check_source, part_folder, source_schema
+from scalr_ray.offline_store.sources import (
+    Access,
+    append_to_iceberg,
+    check_source,
+    part_folder,
+    source_columns,
+)
 from scalr_ray.offline_store.view import read_views
 
 
@@ -45,6 +52,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
         spill_dir: where it spills, relative to the repository; None takes the system's folder for
             temporary files.
         strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
+        snapshots: name of an Iceberg source -> the snapshot to read it at instead of the newest.
     """
 
     type: str = "scalr_ray.offline_store.AsOfOfflineStore"
@@ -52,6 +60,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
     threads: int = 2
     spill_dir: str | None = None
     strictly_before: bool = False
+    snapshots: dict[str, int] = Field(default_factory=dict)
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no types
@@ -88,6 +97,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             cut_off=filter_by_created_timestamp,
             strictly_before=config.offline_store.strictly_before,
         )
+        _check_pins(config, registry, project)
         reads = read_views(
             feature_views, feature_refs, full_feature_names=full_feature_names, cut_off=rule.cut_off
         )
@@ -154,28 +164,38 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Add the rows of `table` to the view's folder as one new Parquet file, all or nothing.
+        """Add the rows of `table` as one new Parquet file or one Iceberg commit, all or nothing.
 
-        The file is named after its content, so that repeating a write changes nothing.
+        Either is marked with its content, so that repeating a write changes nothing.
 
         Raises:
-            UsageError: the source is an Iceberg table, a single file or not local.
-            DataError: a column of the view is missing.
+            UsageError: the source is a single file or not local; or an Iceberg table that is not
+                there, is pinned, or holds synthetic events.
+            DataError: a column of the view is missing, or its values do not fit.
+            RetryLater: other writers of the Iceberg table kept coming first.
+            StateUnknown: the answer to the Iceberg commit was lost; write the same rows again.
         """
         source = feature_view.batch_source
-        if isinstance(source, IcebergSource):
-            raise UsageError(
-                f"feature view {feature_view.name!r} is an Iceberg table; "
-                "publish events to it with `scalr publish`"
-            )
         times = (source.timestamp_field, source.created_timestamp_column)
-        write_part(
-            part_folder(source, _access(config)),
-            table,
-            needed=[*(field.name for field in feature_view.schema), *filter(None, times)],
-            original={shown: column for column, shown in source.field_mapping.items()},
-            view=feature_view.name,
-        )
+        needed = [*(field.name for field in feature_view.schema), *filter(None, times)]
+        original = {shown: column for column, shown in source.field_mapping.items()}
+        if isinstance(source, IcebergSource):
+            append_to_iceberg(
+                source,
+                table,
+                _access(config),
+                needed=needed,
+                original=original,
+                view=feature_view.name,
+            )
+        else:
+            write_part(
+                part_folder(source, _access(config)),
+                table,
+                needed=needed,
+                original=original,
+                view=feature_view.name,
+            )
         if progress is not None:
             progress(table.num_rows)
 
@@ -196,18 +216,26 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         Raises:
             DataError: there is no data yet, so that nothing can be inferred.
         """
-        if isinstance(data_source, IcebergSource):
-            columns: Iterable[tuple[str, str]] = data_source.get_table_column_names_and_types(
-                config
-            )
-            return columns
-        schema = source_schema(data_source, _access(config))
-        if schema is None:
+        columns = source_columns(data_source, _access(config))
+        if columns is None:
             raise DataError(
                 f"data source {data_source.name!r} has no data yet, so its columns are unknown; "
                 "declare the schema of its feature view"
             )
-        return [(field.name, str(field.type)) for field in schema]
+        return columns
+
+
+def _check_pins(config: RepoConfig, registry: BaseRegistry, project: str) -> None:
+    """Refuse a pin that would pin nothing, as one with a misspelt name."""
+    if not (pinned := set(config.offline_store.snapshots)):
+        return
+    sources = registry.list_data_sources(project)
+    known = {source.name for source in sources if isinstance(source, IcebergSource)}
+    if unknown := sorted(pinned - known):
+        raise UsageError(
+            f"offline_store.snapshots pins {', '.join(unknown)}, but the Iceberg sources are "
+            f"{', '.join(sorted(known)) or 'none'}; correct the name"
+        )
 
 
 def _pull(
@@ -253,7 +281,7 @@ def _session(config: RepoConfig) -> Session:
 
 
 def _access(config: RepoConfig) -> Access:
-    return Access(repo=_repo(config))
+    return Access(repo=_repo(config), snapshots=config.offline_store.snapshots)
 
 
 def _repo(config: RepoConfig) -> Path:

@@ -104,19 +104,6 @@ def test_writes_go_only_where_parts_are_read(tmp_path, path) -> None:
         write(tmp_path, path, rows())
 
 
-def test_writes_to_iceberg_are_sent_to_publish(tmp_path) -> None:
-    from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-
-    from scalr_ray.offline_store import AsOfOfflineStore
-
-    target = view("numbers")
-    target.batch_source = IcebergSource(
-        name="lake", warehouse="w", namespace="n", table="t", timestamp_field="event_timestamp"
-    )
-    with pytest.raises(UsageError, match="scalr publish"):
-        AsOfOfflineStore.offline_write_batch(config(tmp_path), target, rows(), None)
-
-
 def test_hidden_and_staged_files_are_not_read(tmp_path) -> None:
     write(tmp_path, "numbers", rows())
     for hidden in (".part-1.parquet", "_staging/part-1.parquet", "_part-1.parquet"):

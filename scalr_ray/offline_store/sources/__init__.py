@@ -4,11 +4,13 @@
 reading.py   what is read, and the face that every kind of source shows
 files.py     FileSource: Parquet files
 iceberg.py   IcebergSource: Iceberg tables
+iceberg_append.py  new rows for them
 ```
 
 Only the wanted columns and rows are read: bounds on times go down into the Parquet row groups or
-the Iceberg manifests. A source that has no data yet (a folder or pattern without files, a table
-nobody has created) is legal and is told apart from one that is broken.
+the Iceberg manifests, few keys into the manifests. A source that has no data yet (a folder or
+pattern without files, a table nobody has created) is legal and is told apart from one that is
+broken.
 """
 
 from __future__ import annotations
@@ -19,9 +21,11 @@ from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import Iceb
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.offline_store.sources.files import file_rows, file_schema, may_be_absent, part_folder
-from scalr_ray.offline_store.sources.iceberg import iceberg_rows, iceberg_schema
+from scalr_ray.offline_store.sources.iceberg import iceberg_columns, iceberg_rows, iceberg_schema
+from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
 from scalr_ray.offline_store.sources.reading import (
     Access,
+    KeyFilter,
     Piece,
     Reading,
     SourceRows,
@@ -32,13 +36,16 @@ from scalr_ray.offline_store.sources.reading import (
 
 __all__ = [
     "Access",
+    "KeyFilter",
     "Piece",
     "Reading",
     "SourceRows",
     "TimeBound",
+    "append_to_iceberg",
     "check_source",
     "find_rows",
     "part_folder",
+    "source_columns",
     "source_schema",
 ]
 
@@ -51,7 +58,7 @@ def find_rows(source: DataSource, reading: Reading, access: Access) -> SourceRow
         UsageError: the kind of source is not supported.
     """
     if isinstance(source, IcebergSource):
-        return iceberg_rows(source, reading)
+        return iceberg_rows(source, reading, access)
     return file_rows(source, reading, access)
 
 
@@ -63,8 +70,21 @@ def source_schema(source: DataSource, access: Access) -> pa.Schema | None:
         UsageError: the kind of source is not supported.
     """
     if isinstance(source, IcebergSource):
-        return iceberg_schema(source)
+        return iceberg_schema(source, access)
     return file_schema(source, access)
+
+
+def source_columns(source: DataSource, access: Access) -> list[tuple[str, str]] | None:
+    """Name and type of each column, the type as Feast infers from it; None without data yet.
+
+    Raises:
+        DataError: it is there but cannot be read.
+        UsageError: the kind of source is not supported.
+    """
+    if isinstance(source, IcebergSource):
+        return iceberg_columns(source, access)
+    schema = source_schema(source, access)
+    return None if schema is None else [(field.name, str(field.type)) for field in schema]
 
 
 def check_source(source: DataSource, access: Access) -> None:

@@ -1,20 +1,46 @@
-"""IcebergSource: tables of Apache Iceberg in a SQL catalog."""
+"""IcebergSource: tables of Apache Iceberg in a SQL catalog, as they are or as a snapshot left them.
+
+A table is read as of one snapshot: the newest, or the one a pin names. A pin is either part of the
+definition (the tag `snapshot_id` of the source, which Feast keeps in the registry), for a view that
+everybody shall see frozen, or part of one session (`snapshots` in the `offline_store` section, by
+source name, which wins), for pulling an old training set again without touching the registry.
+
+A pinned table shows the columns it had then, under the names they had then.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
-from pyiceberg.expressions import AlwaysTrue, And, GreaterThanOrEqual, LessThanOrEqual
-from pyiceberg.io.pyarrow import ArrowScan
+from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, NotInstalledError
+from pyiceberg.expressions import AlwaysTrue, And, GreaterThanOrEqual, In, LessThanOrEqual
+from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.table import DataScan
+from sqlalchemy.exc import SQLAlchemyError
 
-from scalr_ray.core.errors import UsageError
-from scalr_ray.offline_store.sources.reading import Piece, Reading, check_columns, label
+from scalr_ray.core.duck import quote_name
+from scalr_ray.core.errors import DataError, RetryLater, UsageError
+from scalr_ray.offline_store.entity_rows import is_text
+from scalr_ray.offline_store.sources.reading import (
+    Access,
+    KeyFilter,
+    Piece,
+    Reading,
+    check_columns,
+    label,
+)
+
+SNAPSHOT_TAG = "snapshot_id"
+# pyiceberg decodes the files of one call side by side and holds them until they are taken: two
+# keep both cores of a small machine busy, and the rest of the table stays on disk.
+_FILES_AT_ONCE = 2
+_PIECE = "iceberg_piece"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,105 +48,266 @@ class IcebergRows:
     """Rows of one snapshot of a table.
 
     Attributes:
+        name: how messages call the source.
         scan: pyiceberg's, with its filter and columns.
         shown: name in the result -> column of the table.
     """
 
+    name: str
     scan: Any
     shown: dict[str, str]
 
     @property
     def schema(self) -> pa.Schema:
         """The columns, under their names in the result."""
-        stored = self.scan.projection().as_arrow()
+        stored = arrow_schema(self.scan.projection())
         return pa.schema([stored.field(old).with_name(new) for new, old in self.shown.items()])
 
     @property
     def count(self) -> int:
         """How many rows lie in the files that the filter leaves."""
-        return sum(int(task.file.record_count) for task in self.scan.plan_files())
+        with _files_of(self.name):
+            return sum(int(task.file.record_count) for task in self.scan.plan_files())
 
     def open(self, session: duckdb.DuckDBPyConnection, name: str) -> None:
-        """Make the rows readable as the relation `name`."""
-        session.register(name, _renamed(self.scan.to_arrow(), self.shown).cast(self.schema))
+        """Copy the rows, a few files at a time, into the relation `name`, which DuckDB can spill.
+
+        Raises:
+            DataError: a file of the snapshot is gone or cannot be read.
+        """
+        schema, target = self.schema, quote_name(name)
+        _feed(session, f"CREATE OR REPLACE TEMP TABLE {target} AS FROM", schema.empty_table())
+        with _files_of(self.name):
+            tasks = list(self.scan.plan_files())
+            for start in range(0, len(tasks), _FILES_AT_ONCE):
+                found = self._read(tasks[start : start + _FILES_AT_ONCE], schema)
+                _feed(session, f"INSERT INTO {target} FROM", pa.Table.from_batches(found, schema))
 
     def pieces(self) -> Sequence[Piece]:
         """One piece for each data file."""
-        return [
-            _DataFile(scan=self.scan, task=task, shown=self.shown, schema=self.schema)
-            for task in self.scan.plan_files()
-        ]
+        with _files_of(self.name):
+            return [_DataFile(rows=self, task=task) for task in self.scan.plan_files()]
+
+    def read(self, tasks: Sequence[Any]) -> Iterator[pa.RecordBatch]:
+        """The rows of some data files that pass the filter, deletes applied.
+
+        Raises:
+            DataError: a file is gone or cannot be read.
+        """
+        with _files_of(self.name):
+            yield from self._read(tasks, self.schema)
+
+    def _read(self, tasks: Sequence[Any], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        scan = self.scan
+        reader = ArrowScan(scan.table_metadata, scan.io, scan.projection(), scan.row_filter)
+        for batch in reader.to_record_batches(tasks):
+            columns = [
+                batch.column(old).cast(field.type)
+                for old, field in zip(self.shown.values(), schema, strict=True)
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _DataFile:
-    """One data file of a snapshot, its deletes applied."""
+    """One data file of a snapshot."""
 
-    scan: Any
+    rows: IcebergRows
     task: Any
-    shown: dict[str, str]
-    schema: pa.Schema
 
     def read(self) -> Iterator[pa.RecordBatch]:
-        """The rows of the file that pass the filter."""
-        reader = ArrowScan(
-            self.scan.table_metadata, self.scan.io, self.scan.projection(), self.scan.row_filter
-        )
-        for batch in reader.to_record_batches([self.task]):
-            rows = pa.Table.from_batches([batch])
-            yield from _renamed(rows, self.shown).cast(self.schema).to_batches()
+        """The rows of the file that pass the filter, deletes applied."""
+        yield from self.rows.read([self.task])
 
 
-def iceberg_rows(source: IcebergSource, reading: Reading) -> IcebergRows | None:
-    """The rows of the current snapshot; None when nobody has created the table.
+def iceberg_rows(source: IcebergSource, reading: Reading, access: Access) -> IcebergRows | None:
+    """The rows of the pinned or newest snapshot; None when nobody has created the table.
 
     Raises:
-        DataError: a column is missing or no time.
-        UsageError: the kind of catalog is not supported.
+        DataError: a column is missing or no time, or there is no such snapshot.
+        UsageError: the kind of catalog is not supported, or the pin is no number.
+        RetryLater: the catalog is busy.
     """
-    table = _table(source)
-    if table is None:
-        return None
+    with open_table(source) as table:
+        if table is None:
+            _refuse_pin(source, access)
+            return None
+        metadata, io = _metadata(source, table, access), table.io
+    stored = arrow_schema(metadata.schema())
     # bounds on an Iceberg date would be rounded to the day, so only timestamps will do
     kinds = {
         field.name: "TIMESTAMP" if pa.types.is_timestamp(field.type) else str(field.type)
-        for field in table.schema().as_arrow()
+        for field in stored
     }
     check_columns(source, reading, kinds)
+    scan = DataScan(  # not table.scan(): that one holds on to the catalog and cannot be pickled
+        table_metadata=metadata,
+        io=io,
+        row_filter=_row_filter(reading, stored),
+        selected_fields=tuple(dict.fromkeys(reading.columns.values())),
+    )
+    return IcebergRows(name=label(source), scan=scan, shown=dict(reading.columns))
+
+
+def iceberg_schema(source: IcebergSource, access: Access) -> pa.Schema | None:
+    """The columns of the pinned or newest snapshot; None when nobody has created the table.
+
+    Raises:
+        DataError: there is no such snapshot.
+        UsageError: the kind of catalog is not supported, or the pin is no number.
+        RetryLater: the catalog is busy.
+    """
+    schema = _schema(source, access)
+    return None if schema is None else arrow_schema(schema)
+
+
+def iceberg_columns(source: IcebergSource, access: Access) -> list[tuple[str, str]] | None:
+    """Name and Iceberg type of each column, which is what Feast infers value types from."""
+    schema = _schema(source, access)
+    if schema is None:
+        return None
+    return [(field.name, str(field.field_type)) for field in schema.fields]
+
+
+@contextmanager
+def open_table(source: IcebergSource) -> Iterator[Any]:
+    """The table behind `source` with its catalog open; None when nobody has created it.
+
+    Raises:
+        DataError: the catalog or the table's metadata cannot be read.
+        UsageError: the kind of catalog is not supported.
+        RetryLater: the catalog is busy.
+    """
+    if source.catalog_type == "rest":
+        raise UsageError(
+            f"{label(source)}: REST catalogs are not supported; use catalog_type 'sql'"
+        )
+    with _catalog_of(source):
+        catalog = source.get_catalog_client()
+    try:
+        with _catalog_of(source):
+            table = _load(catalog, source)
+        yield table
+    finally:
+        catalog.close()
+
+
+def pinned_snapshot(source: IcebergSource, access: Access) -> int | None:
+    """The snapshot that `source` shall be read at; None for the newest.
+
+    Raises:
+        UsageError: the tag is no number.
+    """
+    asked = access.snapshots.get(source.name, source.tags.get(SNAPSHOT_TAG))
+    try:
+        return None if asked is None else int(asked)
+    except ValueError as error:
+        raise UsageError(
+            f"{label(source)}: tag {SNAPSHOT_TAG!r} is {asked!r}, not the number of a snapshot; "
+            "correct it or drop the tag to read the newest"
+        ) from error
+
+
+def arrow_schema(schema: Any) -> pa.Schema:  # noqa: ANN401 - pyiceberg publishes no types
+    """An Iceberg schema in Arrow, without the ids of its fields."""
+    return schema_to_pyarrow(schema, include_field_ids=False)
+
+
+def _load(catalog: Any, source: IcebergSource) -> Any:  # noqa: ANN401 - pyiceberg has no types
+    try:
+        return catalog.load_table((*source.namespace.split("."), source.iceberg_table))
+    except (NoSuchNamespaceError, NoSuchTableError):
+        return None
+
+
+def _schema(source: IcebergSource, access: Access) -> Any:  # noqa: ANN401 - pyiceberg has no types
+    with open_table(source) as table:
+        if table is None:
+            _refuse_pin(source, access)
+            return None
+        return _metadata(source, table, access).schema()
+
+
+def _metadata(source: IcebergSource, table: Any, access: Access) -> Any:  # noqa: ANN401
+    """The table's metadata, with the pinned snapshot and its columns as the current ones.
+
+    pyiceberg plans and filters by the current columns, whatever snapshot it is asked for: a filter
+    on a column that was renamed since would fail.
+    """
+    pin = pinned_snapshot(source, access)
+    if pin is None:
+        return table.metadata
+    snapshot = table.snapshot_by_id(pin)
+    if snapshot is None:
+        kept = ", ".join(str(snapshot.snapshot_id) for snapshot in table.snapshots()[-5:])
+        raise DataError(
+            f"{label(source)} has no snapshot {pin}, or it has expired; "
+            f"the newest it has: {kept or 'none'}; pin one of them or drop the pin"
+        )
+    then = {"current_snapshot_id": pin}
+    if snapshot.schema_id is not None:
+        then["current_schema_id"] = snapshot.schema_id
+    return table.metadata.model_copy(update=then)
+
+
+def _refuse_pin(source: IcebergSource, access: Access) -> None:
+    """A table without data may be read as empty, but not at a snapshot that it does not have."""
+    if (pin := pinned_snapshot(source, access)) is not None:
+        raise DataError(
+            f"{label(source)} is pinned to snapshot {pin}, but its table does not exist; "
+            "restore it or drop the pin"
+        )
+
+
+def _row_filter(reading: Reading, stored: pa.Schema) -> Any:  # noqa: ANN401
     kept: Any = AlwaysTrue()
     for bound in reading.bounds:
         if bound.since is not None:
             kept = And(kept, GreaterThanOrEqual(bound.column, bound.since))
         if bound.until is not None:
             kept = And(kept, LessThanOrEqual(bound.column, bound.until))
-    columns = tuple(dict.fromkeys(reading.columns.values()))
-    scan = table.scan(row_filter=kept, selected_fields=columns)
-    return IcebergRows(scan=scan, shown=dict(reading.columns))
+    for key in reading.keys:
+        if (values := _storable(key, stored.field(key.column).type)) is not None:
+            kept = And(kept, In(key.column, values))
+    return kept
 
 
-def iceberg_schema(source: IcebergSource) -> pa.Schema | None:
-    """The columns of the table; None when nobody has created it.
+def _storable(key: KeyFilter, kind: pa.DataType) -> list[int | str] | None:
+    """The values that a column of this type can hold; None where it holds another kind."""
+    if pa.types.is_integer(kind) and all(isinstance(value, int) for value in key.values):
+        limit = 1 << (kind.bit_width - 1)
+        return [value for value in key.values if -limit <= int(value) < limit]
+    if is_text(kind) and all(isinstance(value, str) for value in key.values):
+        return list(key.values)
+    return None
 
-    Raises:
-        UsageError: the kind of catalog is not supported.
-    """
-    table = _table(source)
-    return None if table is None else table.schema().as_arrow()
 
-
-def _table(source: IcebergSource) -> Any:  # noqa: ANN401 - pyiceberg publishes no types
-    if source.catalog_type == "rest":
-        raise UsageError(
-            f"{label(source)}: REST catalogs are not supported; use catalog_type 'sql'"
-        )
-    catalog = source.get_catalog_client()
+def _feed(session: duckdb.DuckDBPyConnection, statement: str, rows: pa.Table) -> None:
+    session.register(_PIECE, rows)
     try:
-        return catalog.load_table(f"{source.namespace}.{source.iceberg_table}")
-    except (NoSuchNamespaceError, NoSuchTableError):
-        return None
+        session.execute(f"{statement} {_PIECE}")
     finally:
-        catalog.close()
+        session.unregister(_PIECE)
 
 
-def _renamed(rows: pa.Table, shown: dict[str, str]) -> pa.Table:
-    return pa.table({new: rows[old] for new, old in shown.items()})
+@contextmanager
+def _files_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(
+            f"{name}: a file of its Iceberg table cannot be read: {error}; restore it"
+        ) from error
+
+
+@contextmanager
+def _catalog_of(source: IcebergSource) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        reason = getattr(error, "orig", error)
+        if "locked" in str(reason):
+            raise RetryLater(f"{label(source)}: its catalog is busy; try again") from error
+        raise DataError(f"{label(source)}: its catalog cannot be read: {reason}") from error
+    except (OSError, ValueError, NotInstalledError) as error:
+        raise DataError(f"{label(source)}: its table cannot be opened: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 from feast.data_source import DataSource
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, UsageError
 
 _TIME_TYPES = ("DATE", "TIMESTAMP")
 
@@ -23,9 +23,11 @@ class Access:
 
     Attributes:
         repo: the folder that relative paths are taken from.
+        snapshots: name of an Iceberg source -> the snapshot to read it at.
     """
 
     repo: Path
+    snapshots: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,22 @@ class TimeBound:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyFilter:
+    """Only the rows whose `column` equals one of `values` will be looked at.
+
+    A source may use it to read less, or leave it: rows of other keys do no harm. It must leave it
+    where the column holds another kind of value.
+
+    Attributes:
+        column: of the source.
+        values: each once, without null, all integers or all text; none means that no row is wanted.
+    """
+
+    column: str
+    values: tuple[int, ...] | tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """What to read from a source.
 
@@ -48,11 +66,13 @@ class Reading:
         columns: name in the result -> column in the source.
         times: columns of the source that must be times.
         bounds: rows to keep, over columns of the source.
+        keys: rows that are enough, over columns of the source; all of them apply.
     """
 
     columns: Mapping[str, str]
     times: tuple[str, ...]
     bounds: tuple[TimeBound, ...] = ()
+    keys: tuple[KeyFilter, ...] = ()
 
 
 class Piece(Protocol):
@@ -86,7 +106,7 @@ class SourceRows(Protocol):
 
 
 def check_columns(source: DataSource, reading: Reading, kinds: Mapping[str, str]) -> None:
-    """Check that the wanted columns are there and that the times are times.
+    """Check that the wanted columns are there and can be told apart, and that times are times.
 
     Args:
         source: named in the message.
@@ -95,7 +115,15 @@ def check_columns(source: DataSource, reading: Reading, kinds: Mapping[str, str]
 
     Raises:
         DataError: a column is missing, or is no time.
+        UsageError: two columns of the result differ in nothing but case, which DuckDB ignores.
     """
+    spelled: dict[str, str] = {}
+    for name in reading.columns:
+        if (other := spelled.setdefault(name.lower(), name)) != name:
+            raise UsageError(
+                f"{label(source)}: the columns {other!r} and {name!r} differ only in case, so they "
+                "cannot be told apart; rename one through field_mapping"
+            )
     wanted = {*reading.columns.values(), *(bound.column for bound in reading.bounds)}
     if missing := sorted(wanted - kinds.keys()):
         raise DataError(missing_columns(source, missing, list(kinds)))

@@ -1,0 +1,114 @@
+"""A Feast repository with an Iceberg table `shop.sales` in a SQLite catalog, and a view over it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from scalr_ray.core.events import TIMESTAMP
+
+SALES = pa.schema(
+    [
+        ("shop", pa.string()),
+        ("till", pa.int64()),
+        ("amount", pa.int64()),
+        ("at", TIMESTAMP),
+        ("known", TIMESTAMP),
+    ]
+)
+
+
+@contextmanager
+def catalog(repo: Path) -> Iterator[Any]:
+    from pyiceberg.catalog.sql import SqlCatalog
+
+    opened = SqlCatalog("lake", uri=f"sqlite:///{repo / 'lake.db'}", warehouse=str(repo / "lake"))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+@contextmanager
+def sales(repo: Path) -> Iterator[Any]:
+    """The table, as it is now."""
+    with catalog(repo) as opened:
+        yield opened.load_table("shop.sales")
+
+
+def create(repo: Path, schema: pa.Schema = SALES, **options: Any) -> None:
+    with catalog(repo) as opened:
+        opened.create_namespace_if_not_exists("shop")
+        opened.create_table("shop.sales", schema=schema, **options)
+
+
+def append(repo: Path, rows: pa.Table) -> int:
+    """Add rows in one commit and return its snapshot."""
+    with sales(repo) as table:
+        table.append(rows)
+        return int(table.current_snapshot().snapshot_id)
+
+
+def source(repo: Path, *, table: str = "sales", **options: Any) -> Any:
+    from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+
+    given = {
+        "catalog_type": "sql",
+        "catalog_name": "lake",
+        "warehouse": str(repo / "lake"),
+        "namespace": "shop",
+        "catalog_properties": {"uri": f"sqlite:///{repo / 'lake.db'}"},
+        "timestamp_field": "at",
+        "created_timestamp_column": "known",
+    }
+    return IcebergSource(name="sales_source", table=table, **(given | options))
+
+
+def view(batch_source: Any, feature: str = "amount", keys: tuple[str, ...] = ("shop",)) -> Any:
+    from feast import Entity, FeatureView, Field, ValueType
+    from feast.types import Int64, String
+
+    kinds = {"shop": (String, ValueType.STRING), "till": (Int64, ValueType.INT64)}
+    entities = [Entity(name=key, join_keys=[key], value_type=kinds[key][1]) for key in keys]
+    schema = [*(Field(name=key, dtype=kinds[key][0]) for key in keys)]
+    schema.append(Field(name=feature, dtype=Int64))
+    return FeatureView(name="sales", entities=entities, schema=schema, source=batch_source)
+
+
+def config(repo: Path, **options: Any) -> Any:
+    from feast import RepoConfig
+
+    return RepoConfig(
+        project="shop",
+        provider="local",
+        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
+        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
+        online_store=None,
+        entity_key_serialization_version=3,
+        repo_path=repo,
+    )
+
+
+def open_store(repo: Path, *definitions: Any, **options: Any) -> Any:
+    """A store on the registry of `repo`, after applying the definitions, if there are any."""
+    from feast import FeatureStore
+
+    store = FeatureStore(config=config(repo, **options))
+    if definitions:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # some features are experimental
+            store.apply([*definitions, *(e for d in definitions for e in _entities(d))])
+    return store
+
+
+def _entities(definition: Any) -> list[Any]:
+    from feast import Entity, ValueType
+
+    kinds = {"shop": ValueType.STRING, "till": ValueType.INT64}
+    names = getattr(definition, "entities", [])
+    return [Entity(name=name, join_keys=[name], value_type=kinds[name]) for name in names]

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pyarrow as pa
 from feast.errors import SavedDatasetLocationAlreadyExists
-from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.saved_dataset import SavedDatasetStorage
 
 from scalr_ray.core.errors import UsageError
-from scalr_ray.offline_store.parts import write_beside
+from scalr_ray.offline_store.parts import write_file, write_split
+from scalr_ray.offline_store.storage import Kind, Place
 
 if TYPE_CHECKING:
     import ray.data
 
 RAY_BLOCK_ROWS = 50_000
+BATCH_ROWS = 65_536
+EXPORT_ROWS = 1_000_000
 
 
 class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no types
@@ -31,6 +35,7 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
         *,
         sql: str,
         repo: Path,
+        export_to: Place | None = None,
         metadata: RetrievalMetadata | None = None,
         full_feature_names: bool = False,
         on_demand: list[OnDemandFeatureView] | None = None,
@@ -39,6 +44,7 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
         self._execute = execute
         self._sql = sql
         self._repo = repo
+        self._export_to = export_to
         self._metadata = metadata
         self._full_feature_names = full_feature_names
         self._on_demand = on_demand or []
@@ -79,19 +85,46 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
         """Write the result, on-demand features included, as one Parquet file, all or nothing.
 
         Raises:
-            UsageError: the storage is no local `.parquet` file.
+            UsageError: the storage is no `.parquet` file on local disk or in S3.
             SavedDatasetLocationAlreadyExists: the file is there and may not be overwritten.
+            RetryLater: S3 does not answer; nothing is written.
         """
         if not isinstance(storage, SavedDatasetFileStorage):
             raise UsageError("save datasets to a SavedDatasetFileStorage")
-        where = FileSource.get_uri_for_file_path(self._repo, storage.file_options.uri)
-        path = Path(where)
-        if "://" in where or path.suffix != ".parquet":
-            raise UsageError(f"save the dataset to a local path that ends in .parquet, not {where}")
-        if path.exists() and not allow_overwrite:
-            raise SavedDatasetLocationAlreadyExists(location=str(path))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_beside(path, self.to_arrow(timeout=timeout)).replace(path)
+        options = storage.file_options
+        place = Place.at(options.uri, repo=self._repo, endpoint=options.s3_endpoint_override)
+        if not place.name.endswith(".parquet"):
+            raise UsageError(f"save the dataset to a path that ends in .parquet, not {place.uri}")
+        if not allow_overwrite and place.kind() is not Kind.NOTHING:
+            raise SavedDatasetLocationAlreadyExists(location=place.uri)
+        write_file(place, self.to_arrow(timeout=timeout))
+
+    def to_arrow_batches(self, timeout: int | None = None) -> pa.RecordBatchReader:
+        """The result of `to_arrow` as an iterator of batches of at most 65,536 rows each."""
+        return self.to_arrow(timeout=timeout).to_reader(max_chunksize=BATCH_ROWS)
+
+    def supports_remote_storage_export(self) -> bool:
+        """Whether `to_remote_storage` knows where to write."""
+        return self._export_to is not None
+
+    def to_remote_storage(self) -> list[str]:
+        """Write the result, on-demand features included, as Parquet files of a million rows each.
+
+        They lie in a new folder below `offline_store.blob_export_location`; there is at least one.
+
+        Returns:
+            Their `s3://` URIs or absolute local paths, in the order of the rows.
+
+        Raises:
+            UsageError: no location is configured.
+            RetryLater: S3 does not answer.
+        """
+        if self._export_to is None:
+            raise UsageError(
+                "there is no place to export to; set offline_store.blob_export_location in "
+                "feature_store.yaml to a folder or to s3://<bucket>/<path>"
+            )
+        return write_split(self._export_to / uuid4().hex, self.to_arrow(), rows=EXPORT_ROWS)
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:  # noqa: ARG002
         return self._execute()

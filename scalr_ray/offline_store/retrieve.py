@@ -13,7 +13,7 @@ import pyarrow as pa
 from feast.data_source import DataSource
 
 from scalr_ray.core.duck import duck, quote_name
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_range
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
@@ -26,6 +26,7 @@ from scalr_ray.offline_store.sources import (
     TimeBound,
     find_rows,
 )
+from scalr_ray.offline_store.storage import storage_error
 from scalr_ray.offline_store.view import ViewRead
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -203,6 +204,7 @@ def open_session(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
     Raises:
         UsageError: the memory limit is too low.
         DataError: a file cannot be read after all.
+        RetryLater: S3 does not answer.
     """
     try:
         with duck(
@@ -215,7 +217,7 @@ def open_session(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
             f"feature_store.yaml ({str(error).splitlines()[0]})"
         ) from error
     except (duckdb.InvalidInputException, duckdb.IOException) as error:
-        raise DataError(f"a source cannot be read: {error}") from error
+        raise storage_error("a source", error) from error
 
 
 def _open_view(

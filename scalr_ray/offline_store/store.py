@@ -39,6 +39,7 @@ from scalr_ray.offline_store.sources import (
     part_folder,
     source_columns,
 )
+from scalr_ray.offline_store.storage import Place
 from scalr_ray.offline_store.view import read_views
 
 
@@ -52,6 +53,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
         spill_dir: where it spills, relative to the repository; None takes the system's folder for
             temporary files.
         strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
+        blob_export_location: folder or `s3://<bucket>/<path>` that `to_remote_storage` exports to.
         snapshots: name of an Iceberg source -> the snapshot to read it at instead of the newest.
     """
 
@@ -60,6 +62,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
     threads: int = 2
     spill_dir: str | None = None
     strictly_before: bool = False
+    blob_export_location: str | None = None
     snapshots: dict[str, int] = Field(default_factory=dict)
 
 
@@ -110,6 +113,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             retrieval.execute,
             sql=retrieval.sql,
             repo=_repo(config),
+            export_to=_export_to(config),
             metadata=RetrievalMetadata(feature_refs, list(retrieval.keys), first, last),
             full_feature_names=full_feature_names,
             on_demand=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
@@ -266,7 +270,10 @@ def _pull(
 def _pull_job(config: RepoConfig, pull: Pull) -> RetrievalJob:
     session = _session(config)
     return AsOfRetrievalJob(
-        lambda: pull_rows(pull, session), sql=pull_sql(pull), repo=session.access.repo
+        lambda: pull_rows(pull, session),
+        sql=pull_sql(pull),
+        repo=session.access.repo,
+        export_to=_export_to(config),
     )
 
 
@@ -282,6 +289,11 @@ def _session(config: RepoConfig) -> Session:
 
 def _access(config: RepoConfig) -> Access:
     return Access(repo=_repo(config), snapshots=config.offline_store.snapshots)
+
+
+def _export_to(config: RepoConfig) -> Place | None:
+    location = config.offline_store.blob_export_location
+    return Place.at(location, repo=_repo(config)) if location else None
 
 
 def _repo(config: RepoConfig) -> Path:

@@ -2,7 +2,9 @@
 
 ```
 reading.py   what is read, and the face that every kind of source shows
-files.py     FileSource: Parquet files
+files.py     FileSource: Parquet files on local disk or in S3
+  paths.py     which files those are, and what the names of their folders say
+  parquet.py   many files as one relation
 iceberg.py   IcebergSource: Iceberg tables
 iceberg_append.py  new rows for them
 ```
@@ -20,9 +22,10 @@ from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.offline_store.sources.files import file_rows, file_schema, may_be_absent, part_folder
+from scalr_ray.offline_store.sources.files import file_rows, file_schema
 from scalr_ray.offline_store.sources.iceberg import iceberg_columns, iceberg_rows, iceberg_schema
 from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
+from scalr_ray.offline_store.sources.paths import may_be_absent, part_folder
 from scalr_ray.offline_store.sources.reading import (
     Access,
     KeyFilter,

@@ -1,21 +1,30 @@
-"""FileSource: Parquet files, alone, in a folder or behind a pattern."""
+"""FileSource: Parquet files, alone, in a folder or behind a pattern, on local disk or in S3.
+
+DuckDB reads local files itself. Files in S3 reach it through Arrow datasets, which take its columns
+and bounds down to the row groups that are fetched. Either way columns are matched by name, in the
+type that suits all files, and what the names of hive folders say is columns like any other.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
-from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.infra.offline_stores.file_source import FileSource
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.core.duck import duck, quote_name, quote_text
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.duck import duck, quote_name
+from scalr_ray.offline_store.sources.parquet import (
+    Said,
+    Scan,
+    dataset,
+    fragment,
+    runs,
+    shown_schema,
+)
+from scalr_ray.offline_store.sources.paths import parquet_files
 from scalr_ray.offline_store.sources.reading import (
     Access,
     Piece,
@@ -24,9 +33,39 @@ from scalr_ray.offline_store.sources.reading import (
     check_columns,
     label,
 )
+from scalr_ray.offline_store.storage import Place, storage_errors
 
 _MAKERS = {"TIMESTAMP WITH TIME ZONE": "make_timestamptz", "TIMESTAMP": "make_timestamp"}
 _PIECE_ROWS = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """What is taken from files.
+
+    Attributes:
+        select: the wanted columns, as SQL.
+        where: the rows to keep, as SQL.
+        kinds: the columns that these two need, in the DuckDB types that suit all files.
+    """
+
+    select: str
+    where: str
+    kinds: Mapping[str, str]
+
+    def sql(self, relation: str) -> str:
+        """The statement for the wanted columns and rows of another one."""
+        return f"SELECT {self.select} FROM ({relation}) WHERE {self.where}"
+
+    def one_file_sql(self, relation: str, present: Iterable[str]) -> str:
+        """The same for a relation of which one file gave only the `present` columns."""
+        there = {name.casefold() for name in present}  # as DuckDB matches them
+        typed = ", ".join(
+            f"CAST({quote_name(name) if name.casefold() in there else 'NULL'} AS {kind}) "
+            f"AS {quote_name(name)}"
+            for name, kind in self.kinds.items()
+        )
+        return self.sql(f"SELECT {typed} FROM {quote_name(relation)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,63 +73,59 @@ class FileRows:
     """Rows of Parquet files.
 
     Attributes:
-        files: where they lie.
-        select: the wanted columns, as SQL.
-        where: the rows to keep, as SQL.
-        stored: the columns that SQL reads, in the types that suit all files.
+        scan: the files.
+        cut: what is taken from them.
         schema: the columns, under their names in the result.
+        what: how messages call the source.
     """
 
-    files: tuple[Path, ...]
-    select: str
-    where: str
-    stored: pa.Schema
+    scan: Scan
+    cut: _Cut
     schema: pa.Schema
+    what: str
 
     @property
     def count(self) -> int:
         """How many rows the files hold."""
-        return sum(pq.read_metadata(file).num_rows for file in self.files)
+        with storage_errors(self.what):
+            return sum(found.metadata.num_rows for found in self.scan.fragments)
 
     def open(self, session: duckdb.DuckDBPyConnection, name: str) -> None:
         """Make the rows readable as the relation `name`."""
-        session.execute(
-            f"CREATE OR REPLACE TEMP VIEW {quote_name(name)} AS "
-            f"SELECT {self.select} FROM {_scan(self.files)} WHERE {self.where}"
-        )
+        rows = self.cut.sql(self.scan.show(session, name))
+        session.execute(f"CREATE OR REPLACE TEMP VIEW {quote_name(name)} AS {rows}")
 
     def pieces(self) -> Sequence[Piece]:
         """Runs of row groups of about a million rows, each within one file."""
-        return [
-            _RowGroups(rows=self, file=file, groups=groups)
-            for file in self.files
-            for groups in _runs(pq.read_metadata(file))
-        ]
+        scan = self.scan
+        with storage_errors(self.what):
+            return [
+                _RowGroups(place=place, said=said, groups=groups, cut=self.cut, what=self.what)
+                for place, said, found in zip(
+                    scan.files.places, scan.said, scan.fragments, strict=True
+                )
+                for groups in runs(found, _PIECE_ROWS)
+            ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _RowGroups:
     """Some row groups of one file."""
 
-    rows: FileRows
-    file: Path
+    place: Place
+    said: Said
     groups: tuple[int, ...]
+    cut: _Cut
+    what: str
 
     def read(self) -> Iterator[pa.RecordBatch]:
         """The wanted columns of the rows to keep."""
-        wanted = self.rows
-        with pq.ParquetFile(self.file) as file, duck(threads=1) as session:
-            present = [name for name in wanted.stored.names if name in file.schema_arrow.names]
-            piece = file.read_row_groups(list(self.groups), columns=present)
-            columns = {
-                field.name: piece[field.name].cast(field.type)
-                if field.name in present
-                else pa.nulls(piece.num_rows, field.type)
-                for field in wanted.stored
-            }
-            session.register("piece", pa.table(columns))
-            found = session.sql(f"SELECT {wanted.select} FROM piece WHERE {wanted.where}")
-            yield from found.to_arrow_reader()
+        with storage_errors(self.what), duck(threads=1) as session:
+            found = fragment(self.place, self.place.filesystem(), self.said, self.groups)
+            schema = shown_schema(found, self.said)
+            session.register("piece", dataset([found], schema))
+            rows = session.sql(self.cut.one_file_sql("piece", schema.names))
+            yield from rows.to_arrow_reader()
 
 
 def file_rows(source: DataSource, reading: Reading, access: Access) -> FileRows | None:
@@ -98,146 +133,45 @@ def file_rows(source: DataSource, reading: Reading, access: Access) -> FileRows 
 
     Raises:
         DataError: a single file is gone, a file is corrupt, a column is missing or no time.
-        UsageError: it is no local FileSource of Parquet files.
+        RetryLater: S3 does not answer.
+        UsageError: it is no FileSource of Parquet files on local disk or in S3.
     """
     files = parquet_files(source, access)
-    if not files:
+    if files is None:
         return None
-    with duck(threads=1) as session:
-        try:
-            described = session.sql(f"FROM {_scan(files)}")
-            kinds = dict(zip(described.columns, map(str, described.types), strict=True))
-        except (duckdb.BinderException, duckdb.InvalidInputException, duckdb.IOException) as error:
-            raise DataError(f"{label(source)} cannot be read as Parquet: {error}") from error
+    what = label(source)
+    with storage_errors(what), duck(threads=1) as session:
+        scan = Scan.of(files, session)
+        described = session.sql(scan.show(session, "described"))
+        kinds = dict(zip(described.columns, map(str, described.types), strict=True))
         check_columns(source, reading, kinds)
-        select = ", ".join(
-            f"{quote_name(column)} AS {quote_name(shown)}"
-            for shown, column in reading.columns.items()
-        )
-        used = dict.fromkeys((*reading.columns.values(), *(b.column for b in reading.bounds)))
-        stored = described.project(", ".join(map(quote_name, used)))
-        return FileRows(
-            files=tuple(files),
-            select=select,
+        used = (*reading.columns.values(), *(bound.column for bound in reading.bounds))
+        cut = _Cut(
+            select=", ".join(
+                f"{quote_name(column)} AS {quote_name(shown)}"
+                for shown, column in reading.columns.items()
+            ),
             where=" AND ".join(_bound_sql(b, kinds[b.column]) for b in reading.bounds) or "true",
-            stored=stored.limit(0).to_arrow_table().schema,
-            schema=described.project(select).limit(0).to_arrow_table().schema,
+            kinds={column: kinds[column] for column in used},
         )
+        schema = described.project(cut.select).limit(0).to_arrow_table().schema
+        return FileRows(scan=scan, cut=cut, schema=schema, what=what)
 
 
 def file_schema(source: DataSource, access: Access) -> pa.Schema | None:
-    """The Arrow schema of the files behind a FileSource; None when there is no file yet.
+    """The Arrow schema in which a FileSource is read; None when there is no file yet.
 
     Raises:
         DataError: a single file is gone, or a file cannot be read.
-        UsageError: it is no local FileSource of Parquet files.
+        RetryLater: S3 does not answer.
+        UsageError: it is no FileSource of Parquet files on local disk or in S3.
     """
     files = parquet_files(source, access)
-    if not files:
+    if files is None:
         return None
-    try:
-        return pa.unify_schemas([pq.read_schema(file) for file in files])
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{label(source)} cannot be read as Parquet: {error}") from error
-
-
-def may_be_absent(source: DataSource, access: Access) -> bool:
-    """Whether `source` names a single file that is not there, as before its first write."""
-    return _is_single_file(source) and not source_path(source, access).exists()
-
-
-def parquet_files(source: DataSource, access: Access) -> list[Path]:
-    """The Parquet files of a FileSource, sorted, but for hidden and `_`-prefixed ones.
-
-    Raises:
-        DataError: its path names a single file, and that file is gone.
-        UsageError: it is no local FileSource of Parquet files.
-    """
-    path = source_path(source, access)
-    if _is_single_file(source):
-        if not path.is_file():
-            raise DataError(f"{label(source)}: the file {path} is gone; restore or rewrite it")
-        return [path]
-    root, pattern = _split_pattern(path)
-    return sorted(
-        file
-        for file in root.glob(pattern)
-        if not any(part.startswith((".", "_")) for part in file.relative_to(root).parts)
-    )
-
-
-def part_folder(source: DataSource, access: Access) -> Path:
-    """The folder where new files of a FileSource go: its path, or what its pattern looks into.
-
-    Raises:
-        UsageError: it names a single file, or a pattern that new parts would not match.
-    """
-    path = source_path(source, access)
-    if _is_single_file(source):
-        raise UsageError(
-            f"{label(source)} is the single file {path}, which is never rewritten in place; "
-            "point it at a folder or at <folder>/part-*.parquet"
-        )
-    if not _has_wildcard(str(path)):
-        return path
-    if path.name != "part-*.parquet" or _has_wildcard(str(path.parent)):
-        raise UsageError(f"{label(source)}: new files go only to <folder>/part-*.parquet")
-    return path.parent
-
-
-def source_path(source: DataSource, access: Access) -> Path:
-    """Where a FileSource lies: a file, a folder or a pattern, absolute.
-
-    Raises:
-        UsageError: it is no local FileSource of Parquet files.
-    """
-    if not isinstance(source, FileSource):
-        raise UsageError(
-            f"{label(source)} is a {type(source).__name__}; use a FileSource or an IcebergSource"
-        )
-    if source.file_format is not None and not isinstance(source.file_format, ParquetFormat):
-        raise UsageError(f"{label(source)} is not Parquet; write it as Parquet or as Iceberg")
-    text = str(source.path).removeprefix("file://")
-    if "://" in text:
-        raise UsageError(f"{label(source)} lies at {text}; only local paths can be read as files")
-    return access.repo / text
-
-
-def _is_single_file(source: DataSource) -> bool:
-    if not isinstance(source, FileSource):
-        return False
-    return source.path.endswith(".parquet") and not _has_wildcard(source.path)
-
-
-def _has_wildcard(text: str) -> bool:
-    return any(mark in text for mark in "*?[")
-
-
-def _split_pattern(path: Path) -> tuple[Path, str]:
-    """The fixed folder and the pattern under it; a plain folder means all Parquet files below."""
-    for place, part in enumerate(path.parts):
-        if _has_wildcard(part):
-            return Path(*path.parts[:place]), str(Path(*path.parts[place:]))
-    return path, "**/*.parquet"
-
-
-def _scan(files: Sequence[Path]) -> str:
-    listed = ", ".join(quote_text(str(file)) for file in files)
-    return f"read_parquet([{listed}], union_by_name = true)"
-
-
-def _runs(metadata: pq.FileMetaData) -> Iterator[tuple[int, ...]]:
-    """The row groups of a file, in order, in runs of about `_PIECE_ROWS` rows."""
-    run: list[int] = []
-    rows = 0
-    for group in range(metadata.num_row_groups):
-        run.append(group)
-        rows += metadata.row_group(group).num_rows
-        if rows >= _PIECE_ROWS:
-            yield tuple(run)
-            run, rows = [], 0
-    if run:
-        yield tuple(run)
+    with storage_errors(label(source)), duck(threads=1) as session:
+        scan = Scan.of(files, session)
+        return session.sql(scan.show(session, "described")).limit(0).to_arrow_table().schema
 
 
 def _bound_sql(bound: TimeBound, kind: str) -> str:

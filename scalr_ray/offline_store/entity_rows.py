@@ -21,7 +21,7 @@ def read_entities(entity_df: Any) -> pa.Table:  # noqa: ANN401 - checked here
 
     Raises:
         UsageError: it is SQL or of an unknown kind.
-        DataError: a column mixes types, or there is no usable time column.
+        DataError: a column mixes types or is there twice, or there is no usable time column.
     """
     if isinstance(entity_df, str):
         raise UsageError(
@@ -39,8 +39,14 @@ def read_entities(entity_df: Any) -> pa.Table:  # noqa: ANN401 - checked here
             f"entity_df is a {type(entity_df).__name__}; pass a pandas DataFrame or an Arrow table"
         )
     table = table.replace_schema_metadata(None)
+    names = table.column_names
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"entity_df has the column(s) {', '.join(twice)} twice; rename one")
     name = time_column(table.schema)
     kind = table.schema.field(name).type
+    if not table.num_rows:
+        kind = pa.null()  # pandas takes a column without values for one of floats
+        table = table.set_column(names.index(name), name, pa.nulls(0))
     if not (pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_null(kind)):
         raise DataError(f"entity_df: {name!r} is {kind}, not a timestamp; convert it first")
     times = table[name].cast(TIMESTAMP, safe=False)
@@ -93,8 +99,8 @@ def _as_key(column: pa.ChunkedArray, kind: pa.DataType, name: str, view: str) ->
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     given = column.type
-    if pa.types.is_null(given):
-        return column.cast(kind)
+    if pa.types.is_null(given) or not len(column):
+        return pa.chunked_array([pa.nulls(len(column), kind)])
     wrong = f"entity_df: {name!r} is {given}, but feature view {view!r} keys it as {kind}"
     if is_text(given) != is_text(kind):
         raise DataError(f"{wrong}; convert it first")

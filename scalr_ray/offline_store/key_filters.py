@@ -35,17 +35,20 @@ def _few_values(column: pa.ChunkedArray) -> tuple[int, ...] | tuple[str, ...] | 
     """The different integers or texts of a column, null aside; None if they are many or others."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_null(kind):
+        return ()
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or is_text(kind)):
+        return None
     # most columns of many keys show it early, and need not be read to their end
     if len(pc.unique(column.slice(0, _FIRST_ROWS))) > MOST_KEYS + 1:
         return None
     values = pc.unique(column).drop_null()
     if len(values) > MOST_KEYS:
         return None
-    if pa.types.is_floating(values.type):
+    if pa.types.is_floating(kind):
         try:
             values = values.cast(pa.int64())
         except pa.ArrowInvalid:
             return None
-    if pa.types.is_integer(values.type) or is_text(values.type) or pa.types.is_null(values.type):
-        return tuple(values.to_pylist())
-    return None
+    return tuple(values.to_pylist())

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.events import EVENT_TIMESTAMP
 from scalr_ray.offline_store.entity_rows import time_column, time_range
 from scalr_ray.offline_store.retrieve import (
     Rule,
@@ -82,7 +83,8 @@ def plan_event_set(
     """Plan the event set of the only view in `reads`.
 
     Raises:
-        UsageError: there is not exactly one view, or an end has no time zone.
+        UsageError: there is not exactly one view, an end has no time zone, or a column of the view
+            has the name under which the event time is given.
     """
     if len(reads) != 1:
         names = ", ".join(read.name for read in reads) or "none"
@@ -95,6 +97,13 @@ def plan_event_set(
     since = parse_time(start_date, "start_date") if start_date is not None else None
     until = parse_time(end_date, "end_date")
     (read,) = reads
+    given = {*read.keys, *read.features.values(), read.created}
+    if EVENT_TIMESTAMP in given and read.event_time != EVENT_TIMESTAMP:
+        raise UsageError(
+            f"feature view {read.name!r}: the event time {read.event_time!r} is given as "
+            f"{EVENT_TIMESTAMP!r}, which is another column of the view; rename that one through "
+            "field_mapping"
+        )
     return Retrieval(
         execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
         sql=event_set_sql(read),

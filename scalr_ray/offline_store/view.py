@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 from feast.data_source import DataSource
-from feast.feature_view import DUMMY_ENTITY_ID, FeatureView
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME, FeatureView
 from feast.types import from_feast_to_pyarrow_type
 
 from scalr_ray.core.errors import UsageError
@@ -69,7 +69,8 @@ def read_views(
     reads = [_read_view(view, feature_refs, full_feature_names) for view in feature_views]
     shown = [column for read in reads for column in read.features.values()]
     if twice := sorted({column for column in shown if shown.count(column) > 1}):
-        raise UsageError(f"{', '.join(twice)} is asked for twice; pass full_feature_names=True")
+        way = "rename a view" if full_feature_names else "pass full_feature_names=True"
+        raise UsageError(f"{', '.join(twice)} is asked for twice; {way}")
     for read in reads:
         if cut_off and not read.created:
             raise UsageError(
@@ -92,9 +93,15 @@ def _read_view(view: FeatureView, feature_refs: Sequence[str], full_names: bool)
             f"feature view {name!r} has no feature {', '.join(unknown)}; "
             f"it has {', '.join(sorted(known))}"
         )
+    joined = [field.name for field in view.entity_columns]
+    if DUMMY_ENTITY_ID in joined and list(view.entities) != [DUMMY_ENTITY_NAME]:
+        raise UsageError(
+            f"feature view {name!r} has the join key {DUMMY_ENTITY_ID!r}, which Feast reserves for "
+            "views without entities; rename it"
+        )
     prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
     aliases = view.projection.join_key_map or {}
-    keys = [field.name for field in view.entity_columns if field.name != DUMMY_ENTITY_ID]
+    keys = [key for key in joined if key != DUMMY_ENTITY_ID]
     fields = [*view.entity_columns, *view.features]
     declared = {field.name: from_feast_to_pyarrow_type(field.dtype) for field in fields}
     times = {source.timestamp_field: TIMESTAMP}

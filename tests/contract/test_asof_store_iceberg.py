@@ -88,7 +88,8 @@ def test_a_pin_reads_what_the_table_held_then(tmp_path, first, way) -> None:
     assert pull.to_arrow()["till"].to_pylist() == [1, 1]
 
 
-def test_without_a_pin_the_newest_is_read_and_later_names_apply(tmp_path, first) -> None:
+@pytest.mark.usefixtures("first")
+def test_without_a_pin_the_newest_is_read_and_later_names_apply(tmp_path) -> None:
     assert ask(open_store(tmp_path, view(source(tmp_path))), "a", "b") == [1, 2]
     change_everything(tmp_path)
     now = view(source(tmp_path, timestamp_field="happened"), feature="euros")
@@ -114,7 +115,8 @@ def test_the_pin_of_a_session_wins_over_the_tag(tmp_path, first) -> None:
         ("1.5", UsageError, "tag 'snapshot_id' is '1.5'"),
     ],
 )
-def test_a_pin_that_names_no_snapshot_is_refused(tmp_path, first, asked, error, line) -> None:
+@pytest.mark.usefixtures("first")
+def test_a_pin_that_names_no_snapshot_is_refused(tmp_path, asked, error, line) -> None:
     tagged = source(tmp_path, tags={"snapshot_id": asked})
     with pytest.raises(error, match=line):
         ask(open_store(tmp_path, view(tagged)), "a")
@@ -153,7 +155,8 @@ def test_no_table_means_no_data_yet_unless_it_is_pinned(tmp_path) -> None:
         ask(pinned, "a")
 
 
-def test_a_dropped_table_reads_as_one_without_data(tmp_path, first) -> None:
+@pytest.mark.usefixtures("first")
+def test_a_dropped_table_reads_as_one_without_data(tmp_path) -> None:
     store = open_store(tmp_path, view(source(tmp_path)))
     with catalog(tmp_path) as opened:
         opened.drop_table("shop.sales")
@@ -164,7 +167,8 @@ def test_a_dropped_table_reads_as_one_without_data(tmp_path, first) -> None:
     ("gone", "line"),
     [("data", "a file of its Iceberg table cannot be read"), ("metadata", "cannot be opened")],
 )
-def test_files_that_are_gone_are_an_error_of_the_source(tmp_path, first, gone, line) -> None:
+@pytest.mark.usefixtures("first")
+def test_files_that_are_gone_are_an_error_of_the_source(tmp_path, gone, line) -> None:
     store = open_store(tmp_path, view(source(tmp_path)))
     shutil.rmtree(tmp_path / "lake" / "shop" / "sales" / gone)
     with pytest.raises(DataError, match=f"'sales_source': .*{line}"):
@@ -177,7 +181,8 @@ def test_a_catalog_that_is_gone_is_an_error_of_the_source(tmp_path) -> None:
         ask(open_store(tmp_path, view(lost)), "a")
 
 
-def test_pieces_can_be_sent_to_another_machine(tmp_path, first) -> None:
+@pytest.mark.usefixtures("first")
+def test_pieces_can_be_sent_to_another_machine(tmp_path) -> None:
     append(tmp_path, rows(("c", 1, 3, T0, T0)))
     found = read_sales(tmp_path)
     batches = [
@@ -222,7 +227,8 @@ def test_few_keys_leave_most_files_unread(tmp_path, layout) -> None:
         assert session.sql("SELECT count(*) FROM found").fetchall() == [(120,)]
 
 
-def test_keys_of_another_kind_or_none_at_all(tmp_path, first) -> None:
+@pytest.mark.usefixtures("first")
+def test_keys_of_another_kind_or_none_at_all(tmp_path) -> None:
     from scalr_ray.offline_store.sources import KeyFilter
 
     other = read_sales(tmp_path, KeyFilter(column="till", values=("1",)))

@@ -149,7 +149,7 @@ def test_values_are_stored_in_the_types_of_the_table_or_not_at_all(tmp_path) -> 
     write(tmp_path, rows.append_column("rate", exact))
     assert stored(tmp_path)["at"].to_pylist() == batch()["at"].to_pylist()
     assert str(stored(tmp_path)["rate"].to_pylist()) == "[0.5, nan, None]"
-    with pytest.raises(DataError, match="'rate' is double, .*cannot hold all values exactly"):
+    with pytest.raises(DataError, match=r"'rate' is double, .*cannot hold all values exactly"):
         write(tmp_path, rows.append_column("rate", pa.array([0.1, 0.5, 0.5])))
 
 
@@ -183,7 +183,7 @@ def test_a_partitioning_that_takes_more_packages_says_which(tmp_path) -> None:
     create(tmp_path)
     with sales(tmp_path) as table, table.update_spec() as change:
         change.add_field("shop", BucketTransform(4))
-    with pytest.raises(UsageError, match="'sales_source': .*pyiceberg-core"):
+    with pytest.raises(UsageError, match=r"'sales_source': .*pyiceberg-core"):
         write(tmp_path, batch())
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 
 from scalr_ray.core.events import TIMESTAMP
 
+T0 = datetime(2026, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 SALES = pa.schema(
     [
         ("shop", pa.string()),
@@ -21,6 +25,22 @@ SALES = pa.schema(
         ("known", TIMESTAMP),
     ]
 )
+
+
+def rows(*values: tuple[Any, ...]) -> pa.Table:
+    """(shop, till, amount, at, known)"""
+    columns = zip(*values, strict=True)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, SALES, strict=True)],
+        schema=SALES,
+    )
+
+
+def ask(store: Any, *shops: str | None, feature: str = "sales:amount") -> list[Any]:
+    entities = pd.DataFrame({"shop": list(shops), "event_timestamp": T0 + 24 * HOUR})
+    entities["shop"] = entities["shop"].astype(object)
+    found = store.get_historical_features(entities, [feature]).to_arrow()
+    return found[feature.partition(":")[2]].to_pylist()
 
 
 @contextmanager

@@ -6,6 +6,7 @@ files.py     FileSource: Parquet files on local disk or in S3
   paths.py     which files those are, and what the names of their folders say
   parquet.py   many files as one relation
 iceberg.py   IcebergSource: Iceberg tables
+  iceberg_table.py   the table behind it, at a snapshot
 iceberg_append.py  new rows for them
 ```
 

@@ -1,12 +1,4 @@
-"""IcebergSource: tables of Apache Iceberg in a SQL catalog, as they are or as a snapshot left them.
-
-A table is read as of one snapshot: the newest, or the one a pin names. A pin is either part of the
-definition (the tag `snapshot_id` of the source, which Feast keeps in the registry), for a view that
-everybody shall see frozen, or part of one session (`snapshots` in the `offline_store` section, by
-source name, which wins), for pulling an old training set again without touching the registry.
-
-A pinned table shows the columns it had then, under the names they had then.
-"""
+"""IcebergSource: the rows of a table of Apache Iceberg, no more of them than are wanted."""
 
 from __future__ import annotations
 
@@ -18,15 +10,18 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, NotInstalledError
 from pyiceberg.expressions import AlwaysTrue, And, GreaterThanOrEqual, In, LessThanOrEqual
-from pyiceberg.io.pyarrow import ArrowScan, schema_to_pyarrow
+from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import DataScan
-from sqlalchemy.exc import SQLAlchemyError
 
 from scalr_ray.core.duck import quote_name
-from scalr_ray.core.errors import DataError, RetryLater, UsageError
+from scalr_ray.core.errors import DataError
 from scalr_ray.offline_store.entity_rows import is_text
+from scalr_ray.offline_store.sources.iceberg_table import (
+    arrow_schema,
+    metadata_at_pin,
+    open_table,
+)
 from scalr_ray.offline_store.sources.reading import (
     Access,
     KeyFilter,
@@ -36,7 +31,6 @@ from scalr_ray.offline_store.sources.reading import (
     label,
 )
 
-SNAPSHOT_TAG = "snapshot_id"
 # pyiceberg decodes the files of one call side by side and holds them until they are taken: two
 # keep both cores of a small machine busy, and the rest of the table stays on disk.
 _FILES_AT_ONCE = 2
@@ -129,10 +123,9 @@ def iceberg_rows(source: IcebergSource, reading: Reading, access: Access) -> Ice
         RetryLater: the catalog is busy.
     """
     with open_table(source) as table:
-        if table is None:
-            _refuse_pin(source, access)
+        if (metadata := metadata_at_pin(source, table, access)) is None:
             return None
-        metadata, io = _metadata(source, table, access), table.io
+        io = table.io
     stored = arrow_schema(metadata.schema())
     # bounds on an Iceberg date would be rounded to the day, so only timestamps will do
     kinds = {
@@ -169,94 +162,10 @@ def iceberg_columns(source: IcebergSource, access: Access) -> list[tuple[str, st
     return [(field.name, str(field.field_type)) for field in schema.fields]
 
 
-@contextmanager
-def open_table(source: IcebergSource) -> Iterator[Any]:
-    """The table behind `source` with its catalog open; None when nobody has created it.
-
-    Raises:
-        DataError: the catalog or the table's metadata cannot be read.
-        UsageError: the kind of catalog is not supported.
-        RetryLater: the catalog is busy.
-    """
-    if source.catalog_type == "rest":
-        raise UsageError(
-            f"{label(source)}: REST catalogs are not supported; use catalog_type 'sql'"
-        )
-    with _catalog_of(source):
-        catalog = source.get_catalog_client()
-    try:
-        with _catalog_of(source):
-            table = _load(catalog, source)
-        yield table
-    finally:
-        catalog.close()
-
-
-def pinned_snapshot(source: IcebergSource, access: Access) -> int | None:
-    """The snapshot that `source` shall be read at; None for the newest.
-
-    Raises:
-        UsageError: the tag is no number.
-    """
-    asked = access.snapshots.get(source.name, source.tags.get(SNAPSHOT_TAG))
-    try:
-        return None if asked is None else int(asked)
-    except ValueError as error:
-        raise UsageError(
-            f"{label(source)}: tag {SNAPSHOT_TAG!r} is {asked!r}, not the number of a snapshot; "
-            "correct it or drop the tag to read the newest"
-        ) from error
-
-
-def arrow_schema(schema: Any) -> pa.Schema:  # noqa: ANN401 - pyiceberg publishes no types
-    """An Iceberg schema in Arrow, without the ids of its fields."""
-    return schema_to_pyarrow(schema, include_field_ids=False)
-
-
-def _load(catalog: Any, source: IcebergSource) -> Any:  # noqa: ANN401 - pyiceberg has no types
-    try:
-        return catalog.load_table((*source.namespace.split("."), source.iceberg_table))
-    except (NoSuchNamespaceError, NoSuchTableError):
-        return None
-
-
 def _schema(source: IcebergSource, access: Access) -> Any:  # noqa: ANN401 - pyiceberg has no types
     with open_table(source) as table:
-        if table is None:
-            _refuse_pin(source, access)
-            return None
-        return _metadata(source, table, access).schema()
-
-
-def _metadata(source: IcebergSource, table: Any, access: Access) -> Any:  # noqa: ANN401
-    """The table's metadata, with the pinned snapshot and its columns as the current ones.
-
-    pyiceberg plans and filters by the current columns, whatever snapshot it is asked for: a filter
-    on a column that was renamed since would fail.
-    """
-    pin = pinned_snapshot(source, access)
-    if pin is None:
-        return table.metadata
-    snapshot = table.snapshot_by_id(pin)
-    if snapshot is None:
-        kept = ", ".join(str(snapshot.snapshot_id) for snapshot in table.snapshots()[-5:])
-        raise DataError(
-            f"{label(source)} has no snapshot {pin}, or it has expired; "
-            f"the newest it has: {kept or 'none'}; pin one of them or drop the pin"
-        )
-    then = {"current_snapshot_id": pin}
-    if snapshot.schema_id is not None:
-        then["current_schema_id"] = snapshot.schema_id
-    return table.metadata.model_copy(update=then)
-
-
-def _refuse_pin(source: IcebergSource, access: Access) -> None:
-    """A table without data may be read as empty, but not at a snapshot that it does not have."""
-    if (pin := pinned_snapshot(source, access)) is not None:
-        raise DataError(
-            f"{label(source)} is pinned to snapshot {pin}, but its table does not exist; "
-            "restore it or drop the pin"
-        )
+        metadata = metadata_at_pin(source, table, access)
+        return None if metadata is None else metadata.schema()
 
 
 def _row_filter(reading: Reading, stored: pa.Schema) -> Any:  # noqa: ANN401
@@ -298,16 +207,3 @@ def _files_of(name: str) -> Iterator[None]:
         raise DataError(
             f"{name}: a file of its Iceberg table cannot be read: {error}; restore it"
         ) from error
-
-
-@contextmanager
-def _catalog_of(source: IcebergSource) -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        reason = getattr(error, "orig", error)
-        if "locked" in str(reason):
-            raise RetryLater(f"{label(source)}: its catalog is busy; try again") from error
-        raise DataError(f"{label(source)}: its catalog cannot be read: {reason}") from error
-    except (OSError, ValueError, NotInstalledError) as error:
-        raise DataError(f"{label(source)}: its table cannot be opened: {error}") from error

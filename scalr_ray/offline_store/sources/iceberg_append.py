@@ -34,7 +34,7 @@ from sqlalchemy.exc import OperationalError
 from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
 from scalr_ray.core.events import LINEAGE_COLUMNS
 from scalr_ray.offline_store.entity_rows import is_text
-from scalr_ray.offline_store.sources.iceberg import arrow_schema, open_table, pinned_snapshot
+from scalr_ray.offline_store.sources.iceberg_table import arrow_schema, open_table, pinned_snapshot
 from scalr_ray.offline_store.sources.reading import Access, label
 
 WRITE_KEY = "scalr.write-key"

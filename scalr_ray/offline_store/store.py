@@ -10,7 +10,7 @@ offline_store:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ import pyarrow as pa
 from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -34,13 +37,15 @@ from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
 from scalr_ray.offline_store.sources import (
     Access,
+    append_rows,
     append_to_iceberg,
     check_source,
     part_folder,
+    query_rows,
     source_columns,
 )
 from scalr_ray.offline_store.storage import Place
-from scalr_ray.offline_store.view import read_views
+from scalr_ray.offline_store.view import ViewRead, read_views
 
 
 class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feast publishes no types
@@ -54,6 +59,8 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
             temporary files.
         strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
         blob_export_location: folder or `s3://<bucket>/<path>` that `to_remote_storage` exports to.
+        postgres_url: where the tables and queries of PostgreSQL sources are, for example
+            `${SCALR_POSTGRES_URL}`; None takes the database of the registry, if that is PostgreSQL.
         snapshots: name of an Iceberg source -> the snapshot to read it at instead of the newest.
     """
 
@@ -63,6 +70,7 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
     spill_dir: str | None = None
     strictly_before: bool = False
     blob_export_location: str | None = None
+    postgres_url: str | None = Field(default=None, repr=False)
     snapshots: dict[str, int] = Field(default_factory=dict)
 
 
@@ -92,6 +100,9 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         with `filter_by_created_timestamp` recorded by t. Without: every row of the one feature view
         with `start_date <= event_timestamp <= end_date`, recorded by `end_date` under the cut-off.
 
+        Where a view reads PostgreSQL, `entity_df` may be a SELECT for that database. It is run
+        once, here, as the job's metadata and checks tell of its rows.
+
         Raises:
             UsageError: something that was asked for does not exist or cannot be told.
             DataError: the entity rows are unusable.
@@ -107,7 +118,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         if entity_df is None:
             retrieval = plan_event_set(reads, rule, _session(config), start_date, end_date)
         else:
-            retrieval = plan_enrichment(reads, rule, _session(config), read_entities(entity_df))
+            entities = read_entities(_run_query(entity_df, reads, config))
+            retrieval = plan_enrichment(reads, rule, _session(config), entities)
         first, last = retrieval.time_range
         return AsOfRetrievalJob(
             retrieval.execute,
@@ -168,38 +180,31 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         table: pa.Table,
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Add the rows of `table` as one new Parquet file or one Iceberg commit, all or nothing.
+        """Add the rows of `table` to the view's folder or table, all or nothing.
 
-        Either is marked with its content, so that repeating a write changes nothing.
+        A folder gets one new Parquet file, named after its content; a table gets the rows in one
+        transaction or commit that records their fingerprint. Repeating a write thus changes
+        nothing.
 
         Raises:
-            UsageError: the source is a single file or not local; or an Iceberg table that is not
-                there, is pinned, or holds synthetic events.
+            UsageError: the source is a single file, a query or not local; or an Iceberg table that
+                is not there, is pinned, or holds synthetic events.
             DataError: a column of the view is missing, or its values do not fit.
-            RetryLater: other writers of the Iceberg table kept coming first.
+            RetryLater: PostgreSQL cannot be reached, or others kept committing to Iceberg first.
             StateUnknown: the answer to the Iceberg commit was lost; write the same rows again.
         """
         source = feature_view.batch_source
         times = (source.timestamp_field, source.created_timestamp_column)
         needed = [*(field.name for field in feature_view.schema), *filter(None, times)]
         original = {shown: column for column, shown in source.field_mapping.items()}
+        access, view = _access(config), feature_view.name
         if isinstance(source, IcebergSource):
-            append_to_iceberg(
-                source,
-                table,
-                _access(config),
-                needed=needed,
-                original=original,
-                view=feature_view.name,
-            )
+            append_to_iceberg(source, table, access, needed=needed, original=original, view=view)
+        elif isinstance(source, PostgreSQLSource):
+            append_rows(source, table, access, needed=needed, original=original, view=view)
         else:
-            write_part(
-                part_folder(source, _access(config)),
-                table,
-                needed=needed,
-                original=original,
-                view=feature_view.name,
-            )
+            folder = part_folder(source, access)
+            write_part(folder, table, needed=needed, original=original, view=view)
         if progress is not None:
             progress(table.num_rows)
 
@@ -227,6 +232,14 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
                 "declare the schema of its feature view"
             )
         return columns
+
+
+def _run_query(entity_df: Any, reads: Sequence[ViewRead], config: RepoConfig) -> Any:  # noqa: ANN401 - see read_entities
+    """`entity_df`, or its rows where it is SQL and some view lies in a database that can run it."""
+    servers = [read.source for read in reads if isinstance(read.source, PostgreSQLSource)]
+    if not isinstance(entity_df, str) or not servers:
+        return entity_df
+    return query_rows(entity_df, servers[0], _access(config))
 
 
 def _check_pins(config: RepoConfig, registry: BaseRegistry, project: str) -> None:
@@ -288,7 +301,17 @@ def _session(config: RepoConfig) -> Session:
 
 
 def _access(config: RepoConfig) -> Access:
-    return Access(repo=_repo(config), snapshots=config.offline_store.snapshots)
+    return Access(
+        repo=_repo(config),
+        postgres_url=_postgres_url(config),
+        snapshots=config.offline_store.snapshots,
+    )
+
+
+def _postgres_url(config: RepoConfig) -> str | None:
+    registry = str(config.registry.path)
+    in_postgres = registry.startswith(("postgresql:", "postgresql+", "postgres:"))
+    return config.offline_store.postgres_url or (registry if in_postgres else None)
 
 
 def _export_to(config: RepoConfig) -> Place | None:

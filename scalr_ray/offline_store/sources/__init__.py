@@ -8,6 +8,10 @@ files.py     FileSource: Parquet files on local disk or in S3
 iceberg.py   IcebergSource: Iceberg tables
   iceberg_table.py   the table behind it, at a snapshot
 iceberg_append.py  new rows for them
+postgres.py  PostgreSQLSource: tables and queries
+  postgres_types.py   how a column is read
+  postgres_append.py  new rows in a table
+  postgres_server.py  the connection and its errors
 ```
 
 Only the wanted columns and rows are read: bounds on times go down into the Parquet row groups or
@@ -21,12 +25,18 @@ from __future__ import annotations
 import pyarrow as pa
 from feast.data_source import DataSource
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.offline_store.sources.files import file_rows, file_schema
 from scalr_ray.offline_store.sources.iceberg import iceberg_columns, iceberg_rows, iceberg_schema
 from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
 from scalr_ray.offline_store.sources.paths import may_be_absent, part_folder
+from scalr_ray.offline_store.sources.postgres import postgres_rows, postgres_schema, query_rows
+from scalr_ray.offline_store.sources.postgres_append import append_rows
+from scalr_ray.offline_store.sources.postgres_types import feast_columns
 from scalr_ray.offline_store.sources.reading import (
     Access,
     KeyFilter,
@@ -45,10 +55,12 @@ __all__ = [
     "Reading",
     "SourceRows",
     "TimeBound",
+    "append_rows",
     "append_to_iceberg",
     "check_source",
     "find_rows",
     "part_folder",
+    "query_rows",
     "source_columns",
     "source_schema",
 ]
@@ -58,11 +70,15 @@ def find_rows(source: DataSource, reading: Reading, access: Access) -> SourceRow
     """The rows of `source` that `reading` asks for; None when it has no data yet.
 
     Raises:
-        DataError: a single file is gone, a file is corrupt, a column is missing or no time.
+        DataError: a single file or a table of PostgreSQL is gone, a file is corrupt, a column is
+            missing or no time.
+        RetryLater: a server cannot be reached.
         UsageError: the kind of source is not supported.
     """
     if isinstance(source, IcebergSource):
         return iceberg_rows(source, reading, access)
+    if isinstance(source, PostgreSQLSource):
+        return postgres_rows(source, reading, access)
     return file_rows(source, reading, access)
 
 
@@ -75,6 +91,8 @@ def source_schema(source: DataSource, access: Access) -> pa.Schema | None:
     """
     if isinstance(source, IcebergSource):
         return iceberg_schema(source, access)
+    if isinstance(source, PostgreSQLSource):
+        return postgres_schema(source, access)
     return file_schema(source, access)
 
 
@@ -88,7 +106,11 @@ def source_columns(source: DataSource, access: Access) -> list[tuple[str, str]] 
     if isinstance(source, IcebergSource):
         return iceberg_columns(source, access)
     schema = source_schema(source, access)
-    return None if schema is None else [(field.name, str(field.type)) for field in schema]
+    if schema is None:
+        return None
+    if isinstance(source, PostgreSQLSource):
+        return feast_columns(schema)
+    return [(field.name, str(field.type)) for field in schema]
 
 
 def check_source(source: DataSource, access: Access) -> None:
@@ -98,7 +120,8 @@ def check_source(source: DataSource, access: Access) -> None:
         DataError: a time column is missing or is no time, or the source cannot be read.
         UsageError: the kind of source is not supported.
     """
-    if not isinstance(source, IcebergSource) and may_be_absent(source, access):
+    in_files = not isinstance(source, IcebergSource | PostgreSQLSource)
+    if in_files and may_be_absent(source, access):
         return
     schema = source_schema(source, access)
     if schema is None:

@@ -23,10 +23,12 @@ class Access:
 
     Attributes:
         repo: the folder that relative paths are taken from.
+        postgres_url: where the PostgreSQL sources lie, if it is known; holds the password.
         snapshots: name of an Iceberg source -> the snapshot to read it at.
     """
 
     repo: Path
+    postgres_url: str | None = field(default=None, repr=False)
     snapshots: Mapping[str, int] = field(default_factory=dict)
 
 

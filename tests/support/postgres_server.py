@@ -1,0 +1,178 @@
+"""A real PostgreSQL server for the tests that need one: from a container, or started here.
+
+A container of `SCALR_TEST_POSTGRES_IMAGE` is used where a Docker engine answers and has the image,
+or can get it. Elsewhere a server is started from the programs of a local installation, in a folder
+of its own, on a free port of the loopback, with a password; it is stopped at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+IMAGE = os.environ.get("SCALR_TEST_POSTGRES_IMAGE", "postgres:16")
+_USER = "postgres"
+_PASSWORD = "not a secret: p@ss/w#rd"  # noqa: S105 - and awkward on purpose
+_QUOTED_PASSWORD = "not%20a%20secret%3A%20p%40ss%2Fw%23rd"  # noqa: S105
+_DOCKER_WAIT_S = 5
+_PULL_WAIT_S = 120
+_START_WAIT_S = 60
+_INSTALLED = Path("/usr/lib/postgresql")
+_NEITHER = (
+    "no PostgreSQL to test against: install the server (on Debian `apt-get install postgresql`), "
+    f"or start a Docker engine that can run {IMAGE}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """Where a running server is, and how to get in."""
+
+    host: str
+    port: int
+
+    def url(self, database: str = "postgres", *, driver: str = "") -> str:
+        """The address of a database, for libpq, or for SQLAlchemy with its driver."""
+        scheme = f"postgresql+{driver}" if driver else "postgresql"
+        return f"{scheme}://{_USER}:{_QUOTED_PASSWORD}@{self.host}:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        """A connection for plain statements, each committed by itself."""
+        return psycopg.connect(self.url(database), autocommit=True)
+
+
+@contextmanager
+def postgres_server() -> Iterator[Server]:
+    """Run a server as long as the context lasts.
+
+    Raises:
+        RuntimeError: there is neither a container nor an installation; says what to install.
+    """
+    if _has_image():
+        with _container() as server:
+            yield server
+        return
+    programs = _programs()
+    if programs is None:
+        raise RuntimeError(_NEITHER)
+    # the path of a socket must be short, and that of the host's temporary folder may not be
+    with (
+        tempfile.TemporaryDirectory(prefix="pg", dir="/tmp") as folder,
+        _local(programs, Path(folder)) as server,
+    ):
+        yield server
+
+
+def _has_image() -> bool:
+    docker = shutil.which("docker")
+    if docker is None:
+        return False
+
+    def succeeds(command: Sequence[str], wait_s: int) -> bool:
+        try:
+            done = subprocess.run(
+                [docker, *command], capture_output=True, check=False, timeout=wait_s
+            )
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
+
+    return succeeds(["info"], _DOCKER_WAIT_S) and (
+        succeeds(["image", "inspect", IMAGE], _DOCKER_WAIT_S)
+        or succeeds(["pull", "--quiet", IMAGE], _PULL_WAIT_S)
+    )
+
+
+@contextmanager
+def _container() -> Iterator[Server]:
+    from testcontainers.postgres import PostgresContainer
+
+    with PostgresContainer(
+        IMAGE, username=_USER, password=_PASSWORD, dbname="postgres", driver=None
+    ) as container:
+        host = container.get_container_host_ip()
+        yield Server(host=host, port=int(container.get_exposed_port(5432)))
+
+
+def _programs() -> Path | None:
+    """The folder of `initdb` and `postgres`: on the path, or the newest that Debian installed."""
+    found = shutil.which("initdb")
+    if found is not None and Path(found).resolve().with_name("postgres").exists():
+        return Path(found).resolve().parent
+    folders = [path.parent for path in _INSTALLED.glob("*/bin/initdb")]
+    return max(folders, key=_version, default=None)
+
+
+def _version(programs: Path) -> int:
+    return int(re.sub(r"\D", "", programs.parent.name) or 0)
+
+
+@contextmanager
+def _local(programs: Path, folder: Path) -> Iterator[Server]:
+    server = Server(host="127.0.0.1", port=_free_port())
+    secret = folder / "password"
+    secret.write_text(_PASSWORD)
+    prefix: list[str] = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        prefix = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--init-groups"]
+        for path in (folder, secret):
+            shutil.chown(path, _USER, _USER)
+    data = folder / "data"
+    create = ["-D", str(data), "-U", _USER, "-A", "scram-sha-256", f"--pwfile={secret}"]
+    create += ["-E", "UTF8", "--locale=C", "--no-sync"]
+    subprocess.run(
+        [*prefix, str(programs / "initdb"), *create], check=True, cwd=folder, capture_output=True
+    )
+    options = {
+        "listen_addresses": server.host,
+        "port": str(server.port),
+        "unix_socket_directories": str(folder),
+        "fsync": "off",
+        "timezone": "America/New_York",  # so that nothing passes because the server is in UTC
+    }
+    settings = [f"--{name}={value}" for name, value in options.items()]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*prefix, str(programs / "postgres"), "-D", str(data), *settings],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        _wait(server, process, folder / "log")
+        yield server
+    finally:
+        # setpriv has become the server, so this is its pid; it does not wait for clients to leave
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=_START_WAIT_S)
+
+
+def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _START_WAIT_S
+    while True:
+        try:
+            server.connect().close()
+        except psycopg.OperationalError as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -60,7 +60,7 @@ def test_pieces_hold_what_the_relation_shows_and_both_what_was_written(
 
     home.fill(history, kept)
     right = Counter(
-        astuple(row)[:4] + (row.amount,)
+        (*astuple(row)[:4], row.amount)
         for row in history
         if (since is None or row.at >= since) and (until is None or row.at <= until)
     )

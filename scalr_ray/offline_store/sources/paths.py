@@ -93,7 +93,8 @@ def part_folder(source: DataSource, access: Access) -> Place:
     """The folder where new files of a FileSource go: its path, or what its pattern looks into.
 
     Raises:
-        UsageError: it names a single file, or a pattern that new parts would not match.
+        UsageError: it names a single file, a pattern that new parts would not match, or folders
+            that name columns.
     """
     root, pattern = _split(source, access)
     if not pattern and root.name.endswith(_SUFFIX):
@@ -103,6 +104,12 @@ def part_folder(source: DataSource, access: Access) -> Place:
         )
     if pattern not in ("", _NEW_PARTS):
         raise UsageError(f"{label(source)}: new files go only to <folder>/part-*.parquet")
+    files = parquet_files(source, access)
+    if files is not None and files.partitions:
+        named = ", ".join(part.name for part in files.partitions)
+        raise UsageError(
+            f"{label(source)} keeps {named} in the names of its folders; add files to those folders"
+        )
     return root
 
 

@@ -102,7 +102,7 @@ def _as_key(column: pa.ChunkedArray, kind: pa.DataType, name: str, view: str) ->
     if pa.types.is_null(given) or not len(column):
         return pa.chunked_array([pa.nulls(len(column), kind)])
     wrong = f"entity_df: {name!r} is {given}, but feature view {view!r} keys it as {kind}"
-    if is_text(given) != is_text(kind):
+    if is_text(given) != is_text(kind) or pa.types.is_nested(given) != pa.types.is_nested(kind):
         raise DataError(f"{wrong}; convert it first")
     if pa.types.is_floating(given) and pa.types.is_integer(kind):
         try:

@@ -64,6 +64,12 @@ def test_whole_floats_are_integers_and_others_are_refused() -> None:
         key_columns(pa.table({"k": [1.5]}), ["k"], [pa.int32()], "v")
 
 
+def test_lists_are_no_keys_of_numbers() -> None:
+    entities = pa.table({"till": [[1], [2]]})
+    with pytest.raises(DataError, match=r"'till' is list.*, but feature view 'v' keys it as int64"):
+        key_columns(entities, ["till"], [pa.int64()], "v")
+
+
 def test_the_kernel_can_be_had_without_feast_or_ray() -> None:
     script = (
         "import sys, scalr_ray.offline_store.kernel, scalr_ray.offline_store.entity_rows;"

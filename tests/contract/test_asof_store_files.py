@@ -207,6 +207,19 @@ def test_columns_for_inference_are_those_on_disk(tmp_path) -> None:
     ]
 
 
+def test_lists_are_spelt_as_the_inference_of_feast_reads_them(tmp_path) -> None:
+    from feast import ValueType
+    from feast.type_map import pa_to_feast_value_type
+
+    from scalr_ray.offline_store import AsOfOfflineStore
+
+    write(tmp_path, "numbers", rows().append_column("tags", pa.array([["a"], [], None])))
+    columns = AsOfOfflineStore().get_table_column_names_and_types_from_data_source(
+        config(tmp_path), source("numbers")
+    )
+    assert pa_to_feast_value_type(dict(columns)["tags"]) is ValueType.STRING_LIST
+
+
 def test_saved_dataset_is_one_file_that_is_not_overwritten_by_accident(tmp_path) -> None:
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage

@@ -170,7 +170,7 @@ def test_writes_add_one_object_each_and_repeating_one_changes_nothing(store, hom
     assert amounts(store, 6).to_arrow()["amount"].to_pylist() == [0, 1, 2, 3, 4, None]
 
 
-@pytest.mark.filterwarnings("ignore:.*is an experimental feature:RuntimeWarning:feast")
+@pytest.mark.filterwarnings("ignore:.*is an experimental feature:RuntimeWarning")
 def test_saved_dataset_is_read_back_and_not_overwritten_by_accident(store, homes) -> None:
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage

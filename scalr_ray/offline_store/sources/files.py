@@ -171,7 +171,13 @@ def file_schema(source: DataSource, access: Access) -> pa.Schema | None:
         return None
     with storage_errors(label(source)), duck(threads=1) as session:
         scan = Scan.of(files, session)
-        return session.sql(scan.show(session, "described")).limit(0).to_arrow_table().schema
+        shown = session.sql(scan.show(session, "described")).limit(0).to_arrow_table().schema
+        return pa.schema([field.with_type(_as_feast_spells(field.type)) for field in shown])
+
+
+def _as_feast_spells(kind: pa.DataType) -> pa.DataType:
+    """A list whose values go by the name that Feast's inference looks for."""
+    return pa.list_(_as_feast_spells(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
 def _bound_sql(bound: TimeBound, kind: str) -> str:

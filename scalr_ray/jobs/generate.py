@@ -9,11 +9,11 @@ from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.generate import DrawSettings, GeneratedBatch, generate_batch, plan_users
-from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.generate.pipeline import Destination
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
+from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import load_translator
 
 ANOTHER_BATCH = (

@@ -36,12 +36,14 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
         sql: str,
         repo: Path,
         export_to: Place | None = None,
+        on_cluster: Callable[..., ray.data.Dataset | None] | None = None,
         metadata: RetrievalMetadata | None = None,
         full_feature_names: bool = False,
         on_demand: list[OnDemandFeatureView] | None = None,
     ) -> None:
         super().__init__()
         self._execute = execute
+        self._on_cluster = on_cluster
         self._sql = sql
         self._repo = repo
         self._export_to = export_to
@@ -68,10 +70,21 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
         """The DuckDB statements, one per feature view."""
         return self._sql
 
-    def to_ray_dataset(self) -> ray.data.Dataset:
-        """The result as a Ray Dataset of blocks of 50,000 rows, so that work on it spreads."""
+    def to_ray_dataset(self, *, in_order: bool = False) -> ray.data.Dataset:
+        """The result as a Ray Dataset of several blocks, so that work on it spreads.
+
+        What a cluster joined stays there. On-demand features are computed in this process.
+
+        Args:
+            in_order: whether the rows must come in the order of the entity rows, as they do anyhow
+                when this process joined them.
+        """
         import ray.data
 
+        if self._on_cluster is not None and not self._on_demand:
+            joined = self._on_cluster(in_order=in_order)
+            if joined is not None:
+                return joined
         table = self.to_arrow()
         starts = range(0, max(table.num_rows, 1), RAY_BLOCK_ROWS)
         return ray.data.from_arrow([table.slice(start, RAY_BLOCK_ROWS) for start in starts])

@@ -117,21 +117,17 @@ ORDER BY entity.row"""
 
 def _visible_sql(join: AsOfJoin) -> str:
     """Feature rows of the wanted keys, times in microseconds, with the moment they appear."""
-    event_time = f"epoch_us({_feature(join.event_time)})"
-    created = f"epoch_us({_feature(join.created)})" if join.created else "NULL::BIGINT"
-    happened = f"{event_time} + 1" if join.strictly_before else event_time
+    selected = [
+        *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
+        *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
+        f"{_event_time_sql(join)} AS ts",
+        f"{_created_sql(join)} AS created",
+        f"{visible_from_sql(join)} AS vis",
+    ]
     present = [*join.keys, join.event_time]
     if join.cut_off and join.created:
         # greatest() ignores nulls: a row that was never recorded must be dropped, not let through
         present.append(join.created)
-        happened = f"greatest({happened}, {created})"
-    selected = [
-        *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
-        *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
-        f"{event_time} AS ts",
-        f"{created} AS created",
-        f"{happened} AS vis",
-    ]
     wanted = " AND ".join(
         f"{_feature(key)} = wanted.k{place}" for place, key in enumerate(join.keys)
     )
@@ -141,6 +137,28 @@ def _visible_sql(join: AsOfJoin) -> str:
         f"  FROM {quote_name(join.relation)} AS feature{semi}\n"
         f"  WHERE {' AND '.join(f'{_feature(name)} IS NOT NULL' for name in present)}"
     )
+
+
+def visible_from_sql(join: AsOfJoin) -> str:
+    """The moment, in microseconds since 1970, from which a row of `feature` may be seen."""
+    event_time = _event_time_sql(join)
+    happened = f"{event_time} + 1" if join.strictly_before else event_time
+    return f"greatest({happened}, {_created_sql(join)})" if join.cut_off else happened
+
+
+def best_first_sql(join: AsOfJoin) -> str:
+    """The order of rows of `feature` that may all be seen: the first is the answer."""
+    names = sorted(join.columns)
+    ties = [_created_sql(join), *(_feature(name) for name in names)]
+    return ", ".join([f"{_event_time_sql(join)} DESC", *(f"{tie} DESC NULLS LAST" for tie in ties)])
+
+
+def _event_time_sql(join: AsOfJoin) -> str:
+    return f"epoch_us({_feature(join.event_time)})"
+
+
+def _created_sql(join: AsOfJoin) -> str:
+    return f"epoch_us({_feature(join.created)})" if join.created else "NULL::BIGINT"
 
 
 def _feature(name: str) -> str:

@@ -5,22 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP
+from scalr_ray.offline_store.engine import Engine, enrich, enrich_on_cluster
 from scalr_ray.offline_store.entity_rows import time_column, time_range
 from scalr_ray.offline_store.retrieve import (
     Rule,
     Session,
     event_set,
     event_set_sql,
-    join_features,
     join_features_sql,
 )
 from scalr_ray.offline_store.view import ViewRead
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 # Feast reads a saved dataset back by its time range and cannot do so without a start.
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -35,16 +40,18 @@ class Retrieval:
         sql: the statements it will run.
         keys: the columns that identify a row, the time aside.
         time_range: the earliest and the latest time asked for.
+        on_cluster: the same as a Ray Dataset, or None where one machine will do; takes `in_order`.
     """
 
     execute: Callable[[], pa.Table]
     sql: str
     keys: tuple[str, ...]
     time_range: tuple[datetime | None, datetime | None]
+    on_cluster: Callable[..., Dataset | None] | None = None
 
 
 def plan_enrichment(
-    reads: Sequence[ViewRead], rule: Rule, session: Session, entities: pa.Table
+    reads: Sequence[ViewRead], rule: Rule, session: Session, engine: Engine, entities: pa.Table
 ) -> Retrieval:
     """Plan the features of `entities`.
 
@@ -66,7 +73,8 @@ def plan_enrichment(
         )
     time = time_column(entities.schema)
     return Retrieval(
-        execute=lambda: join_features(entities, reads, rule, session),
+        execute=partial(enrich, entities, reads, rule, session, engine),
+        on_cluster=partial(enrich_on_cluster, entities, reads, rule, session, engine),
         sql=join_features_sql(reads, rule),
         keys=tuple(name for name in entities.column_names if name != time),
         time_range=time_range(entities[time]),

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 from feast.data_source import DataSource
 
-from scalr_ray.core.duck import duck, quote_name
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.duck import quote_name
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_range
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
 from scalr_ray.offline_store.key_filters import key_filters
+from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.offline_store.sources import (
     Access,
     KeyFilter,
@@ -26,7 +24,6 @@ from scalr_ray.offline_store.sources import (
     TimeBound,
     find_rows,
 )
-from scalr_ray.offline_store.storage import storage_error
 from scalr_ray.offline_store.view import ViewRead
 
 _MICROSECOND = timedelta(microseconds=1)
@@ -34,12 +31,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """How DuckDB may run, and what reading sources takes."""
+    """What reading sources takes, and what DuckDB may use."""
 
     access: Access
-    memory_limit: str
-    threads: int
-    spill_dir: Path | None
+    limits: Limits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +45,54 @@ class Rule:
     strictly_before: bool
 
 
-def join_features(
-    entities: pa.Table, reads: Sequence[ViewRead], rule: Rule, session: Session
-) -> pa.Table:
+@dataclass(frozen=True, kw_only=True)
+class FoundView:
+    """A feature view of a retrieval, and the rows of it that some entity row may see.
+
+    Attributes:
+        read: what is taken from it.
+        join: which of its rows may be seen by which entity row.
+        rows: None while its source has no data.
+    """
+
+    read: ViewRead
+    join: AsOfJoin
+    rows: SourceRows | None
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of its rows."""
+        return self.read.empty().schema if self.rows is None else self.rows.schema
+
+    @property
+    def count(self) -> int:
+        """How many rows its source holds."""
+        return 0 if self.rows is None else self.rows.count
+
+
+def find_views(
+    entities: pa.Table, reads: Sequence[ViewRead], rule: Rule, access: Access
+) -> list[FoundView]:
+    """Find the sources of a retrieval; their rows are not read yet.
+
+    Raises:
+        DataError: a source is gone or corrupt, or a column is missing or wrong.
+        UsageError: the kind of source is not supported.
+    """
+    times = entities[time_column(entities.schema)]
+    return [
+        FoundView(
+            read=read,
+            join=as_of(read, rule, place),
+            rows=view_rows(
+                read, reachable(read, times, rule), access, keys=wanted_keys(read, entities)
+            ),
+        )
+        for place, read in enumerate(reads)
+    ]
+
+
+def join_features(entities: pa.Table, views: Sequence[FoundView], session: Session) -> pa.Table:
     """Return `entities`, as many rows in the same order, with the features of every view appended.
 
     Raises:
@@ -61,24 +101,13 @@ def join_features(
     """
     times = entities[time_column(entities.schema)]
     result = entities
-    with open_session(session) as connection:
-        for place, read in enumerate(reads):
-            join = as_of(read, rule, place)
-            kinds = _open_view(
-                connection,
-                join.relation,
-                read,
-                reachable(read, times, rule),
-                session,
-                keys=wanted_keys(read, entities),
-            )
-            keys = key_columns(
-                entities,
-                list(read.keys.values()),
-                [kinds.field(key).type for key in read.keys],
-                read.name,
-            )
-            found = as_of_join(connection, join, keys=keys, times=times)
+    with open_duck(session.limits) as connection:
+        for view in views:
+            read = view.read
+            _open_view(connection, view.join.relation, read, view.rows)
+            kinds = [view.schema.field(key).type for key in read.keys]
+            keys = key_columns(entities, list(read.keys.values()), kinds, read.name)
+            found = as_of_join(connection, view.join, keys=keys, times=times)
             for feature, column in read.features.items():
                 result = result.append_column(column, found[feature])
     return result
@@ -117,8 +146,9 @@ def event_set(
     bounds = [TimeBound(column=read.columns[read.event_time], since=since, until=last)]
     if rule.cut_off and read.created:
         bounds.append(TimeBound(column=read.columns[read.created], until=until))
-    with open_session(session) as connection:
-        _open_view(connection, "feature_rows", read, tuple(bounds), session)
+    with open_duck(session.limits) as connection:
+        rows = view_rows(read, tuple(bounds), session.access)
+        _open_view(connection, "feature_rows", read, rows)
         return connection.sql(event_set_sql(read)).to_arrow_table()
 
 
@@ -171,7 +201,7 @@ def pull_rows(pull: Pull, session: Session) -> pa.Table:
         times=times,
         bounds=(TimeBound(column=pull.event_time, since=pull.since, until=pull.until),),
     )
-    with open_session(session) as connection:
+    with open_duck(session.limits) as connection:
         rows = find_rows(pull.source, reading, session.access)
         if rows is None:
             kinds = [(name, TIMESTAMP if name in times else pa.string()) for name in pull.columns]
@@ -197,44 +227,13 @@ def pull_sql(pull: Pull) -> str:
     return f"{statement} QUALIFY row_number() OVER ({window}) = 1"
 
 
-@contextmanager
-def open_session(session: Session) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB session within its limits, whose failures are told in our words.
-
-    Raises:
-        UsageError: the memory limit is too low.
-        DataError: a file cannot be read after all.
-        RetryLater: S3 does not answer.
-    """
-    try:
-        with duck(
-            memory_limit=session.memory_limit, threads=session.threads, spill_dir=session.spill_dir
-        ) as connection:
-            yield connection
-    except duckdb.OutOfMemoryException as error:
-        raise UsageError(
-            f"DuckDB needs more than {session.memory_limit}; raise offline_store.memory_limit in "
-            f"feature_store.yaml ({str(error).splitlines()[0]})"
-        ) from error
-    except (duckdb.InvalidInputException, duckdb.IOException) as error:
-        raise storage_error("a source", error) from error
-
-
 def _open_view(
-    connection: duckdb.DuckDBPyConnection,
-    name: str,
-    read: ViewRead,
-    bounds: tuple[TimeBound, ...],
-    session: Session,
-    *,
-    keys: tuple[KeyFilter, ...] = (),
-) -> pa.Schema:
-    rows = view_rows(read, bounds, session.access, keys=keys)
+    connection: duckdb.DuckDBPyConnection, name: str, read: ViewRead, rows: SourceRows | None
+) -> None:
     if rows is None:
         connection.register(name, read.empty())
-        return read.empty().schema
-    rows.open(connection, name)
-    return rows.schema
+    else:
+        rows.open(connection, name)
 
 
 def view_rows(

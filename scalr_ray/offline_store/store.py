@@ -30,8 +30,10 @@ from pydantic import Field
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.offline_store.engine import Engine, EngineName
 from scalr_ray.offline_store.entity_rows import read_entities
 from scalr_ray.offline_store.job import AsOfRetrievalJob
+from scalr_ray.offline_store.limits import Limits
 from scalr_ray.offline_store.parts import write_part
 from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
@@ -58,10 +60,16 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
         spill_dir: where it spills, relative to the repository; None takes the system's folder for
             temporary files.
         strictly_before: whether a feature row stamped at the very time of the entity row is hidden.
-        blob_export_location: folder or `s3://<bucket>/<path>` that `to_remote_storage` exports to.
+        engine: `duckdb` joins in this process, `ray` on a cluster (a small one is started here
+            where none is named by `RAY_ADDRESS`); `auto` takes the cluster when there is one and
+            the join is large.
+        ray_above_rows: entity rows and feature rows above which `auto` takes the cluster.
+        partition_rows: how many rows of both sides one task of the cluster joins; `memory_limit`
+            and one thread are for each task.
         postgres_url: where the tables and queries of PostgreSQL sources are, for example
             `${SCALR_POSTGRES_URL}`; None takes the database of the registry, if that is PostgreSQL.
         snapshots: name of an Iceberg source -> the snapshot to read it at instead of the newest.
+        blob_export_location: folder or `s3://<bucket>/<path>` that `to_remote_storage` exports to.
     """
 
     type: str = "scalr_ray.offline_store.AsOfOfflineStore"
@@ -69,9 +77,12 @@ class AsOfOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc] # Feas
     threads: int = 2
     spill_dir: str | None = None
     strictly_before: bool = False
-    blob_export_location: str | None = None
+    engine: EngineName = "auto"
+    ray_above_rows: int = Field(default=50_000_000, ge=0)
+    partition_rows: int = Field(default=1_000_000, ge=1)
     postgres_url: str | None = Field(default=None, repr=False)
     snapshots: dict[str, int] = Field(default_factory=dict)
+    blob_export_location: str | None = None
 
 
 class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no types
@@ -119,10 +130,11 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
             retrieval = plan_event_set(reads, rule, _session(config), start_date, end_date)
         else:
             entities = read_entities(_run_query(entity_df, reads, config))
-            retrieval = plan_enrichment(reads, rule, _session(config), entities)
+            retrieval = plan_enrichment(reads, rule, _session(config), _engine(config), entities)
         first, last = retrieval.time_range
         return AsOfRetrievalJob(
             retrieval.execute,
+            on_cluster=retrieval.on_cluster,
             sql=retrieval.sql,
             repo=_repo(config),
             export_to=_export_to(config),
@@ -294,9 +306,20 @@ def _session(config: RepoConfig) -> Session:
     store = config.offline_store
     return Session(
         access=_access(config),
-        memory_limit=store.memory_limit,
-        threads=store.threads,
-        spill_dir=_repo(config) / store.spill_dir if store.spill_dir else None,
+        limits=Limits(
+            memory_limit=store.memory_limit,
+            threads=store.threads,
+            spill_dir=_repo(config) / store.spill_dir if store.spill_dir else None,
+        ),
+    )
+
+
+def _engine(config: RepoConfig) -> Engine:
+    store = config.offline_store
+    return Engine(
+        name=store.engine,
+        ray_above_rows=store.ray_above_rows,
+        partition_rows=store.partition_rows,
     )
 
 

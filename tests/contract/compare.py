@@ -11,11 +11,13 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 from tests.contract.store_checks import CHECKS, OK, judge
-from tests.contract.store_harness import OURS, STORES, open_bench
+from tests.contract.store_harness import OURS, OURS_ON_RAY, STORES, open_bench
+from tests.support.two_nodes import two_nodes
 
 _WIDTH = 120
 _LEFT_OUT = (
@@ -50,13 +52,14 @@ def measure() -> dict[str, dict[str, str]]:
 
 
 def _answers(name: str) -> dict[str, str]:
-    with tempfile.TemporaryDirectory() as folder:
+    nodes = two_nodes() if name == OURS_ON_RAY else nullcontext()
+    with nodes, tempfile.TemporaryDirectory() as folder:
         bench = open_bench(name, Path(folder))
         return {check: judge(check, bench) for check in CHECKS}
 
 
 def _title(name: str) -> str:
-    return f"`{name}`" if name == OURS else f"Feast `{name}`"
+    return {OURS: f"`{OURS}`", OURS_ON_RAY: f"`{OURS}` on Ray"}.get(name, f"Feast `{name}`")
 
 
 def _line(cells: list[str]) -> str:

@@ -12,9 +12,14 @@ import pytest
 
 from tests.contract.compare import comparison
 from tests.contract.store_checks import CHECKS, OK, judge
-from tests.contract.store_harness import OURS, STORES, Bench, open_bench
+from tests.contract.store_harness import OURS, OURS_ON_RAY, STORES, Bench, open_bench
 
-pytestmark = pytest.mark.feast
+pytestmark = [
+    pytest.mark.feast,
+    pytest.mark.ray,
+    # Ray sets deprecated options of its own while it makes its default context.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
+]
 
 _IN_BOTH = {
     "a full tie gives the same row whatever the file order": "another row when the file is "
@@ -24,6 +29,7 @@ _IN_BOTH = {
 }
 GAPS: dict[str, dict[str, str]] = {
     OURS: {},
+    OURS_ON_RAY: {},
     "duckdb": {
         **_IN_BOTH,
         "a feature whose name ends in `_y`": "raises IbisTypeError",
@@ -45,6 +51,8 @@ GAPS: dict[str, dict[str, str]] = {
 
 @pytest.fixture(scope="module", params=STORES)
 def bench(request, tmp_path_factory) -> Bench:
+    if request.param == OURS_ON_RAY:
+        request.getfixturevalue("cluster")
     return open_bench(request.param, tmp_path_factory.mktemp("bench"))
 
 

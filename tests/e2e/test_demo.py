@@ -28,8 +28,8 @@ from planted_logs import (
 from scalr_ray.cli.main import main
 from scalr_ray.core.config import load_config
 from scalr_ray.core.layout import Layout
-from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.lake import SyntheticEventLake
+from scalr_ray.offline_store.cluster import ray_session
 
 pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 

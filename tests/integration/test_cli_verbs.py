@@ -39,8 +39,8 @@ from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
-from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.lake import PublishedBatch, SyntheticEventLake
+from scalr_ray.offline_store.cluster import ray_session
 
 pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 

@@ -19,10 +19,10 @@ from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError, LeakageError, RetryLater
 from scalr_ray.generate import GeneratedBatch, generate_batch, plan_users
-from scalr_ray.offline_store.cluster import _join, ray_session
 from scalr_ray.generate.draw import BELOW_FLOOR
 from scalr_ray.generate.pipeline import Destination
 from scalr_ray.learn import TrainingEvents
+from scalr_ray.offline_store.cluster import _join, ray_session
 from scalr_ray.translator import FrequencyTranslator
 
 pytestmark = [

@@ -1,0 +1,184 @@
+"""The as-of join on a cluster: both sides shuffled by key with Ray Data, the same kernel on each.
+
+```
+entity rows ─────────► cut into parcels ──┐
+                                          ├──► heavy buckets split ──► shuffled ──► kernel
+feature pieces, read ─► cut into parcels ─┘
+```
+
+Views that are keyed alike share one shuffle; the result of one shuffle is the entity side of the
+next. A partition may be any set of whole buckets, so that it matters to no row how many partitions
+there are. Ray runs a task again whose worker was lost, and every task gives the same rows again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import Dataset
+from ray.data.context import ShuffleStrategy
+from ray.exceptions import RayError, RayTaskError
+
+from scalr_ray.core.errors import RetryLater, ScalrError
+from scalr_ray.offline_store.limits import Limits
+from scalr_ray.offline_store.parcels import PARCELS, key_types
+from scalr_ray.offline_store.retrieve import FoundView
+from scalr_ray.offline_store.shuffle import Shuffle, ShuffledView, Slices
+from scalr_ray.offline_store.sources import Piece
+
+_MOST_PARTITIONS = 1024  # the shuffle keeps an object for each pair of a block and a partition
+_BUCKETS_EACH = 16  # so many small buckets make partitions of about the same size
+_HEAVY = 2  # as many times the rows of a partition
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntityRows:
+    """The entity side: a dataset, and what is known of it before it is run."""
+
+    rows: Dataset
+    schema: pa.Schema
+    count: int
+
+
+def distribute(
+    entities: EntityRows, views: Sequence[FoundView], limits: Limits, *, partition_rows: int
+) -> Dataset:
+    """The entity rows with the features of every view appended, in no particular order.
+
+    The entity rows and the sources are read and cut now, the last shuffle runs when the result is
+    asked for.
+
+    Args:
+        entities: what features are wanted for.
+        views: where they come from.
+        limits: of DuckDB, for each task.
+        partition_rows: how many rows of both sides one task joins.
+
+    Raises:
+        ScalrError: as the same retrieval on one machine would.
+    """
+    joined = entities
+    for alike in _keyed_alike(views):
+        joined = _join(joined, alike, limits, partition_rows)
+    return joined.rows
+
+
+@contextmanager
+def cluster_errors() -> Iterator[None]:
+    """Raise what a task raised on purpose as if it had been raised here."""
+    try:
+        yield
+    except RayTaskError as error:
+        if not isinstance(error.cause, ScalrError):
+            raise
+        line = str(error.cause).splitlines()[0]  # Ray adds lines of its own
+        raise type(error.cause)(line) from error
+    except RayError as error:
+        raise RetryLater(f"the cluster gave up: {str(error).splitlines()[0]}; try again") from error
+
+
+def _keyed_alike(views: Sequence[FoundView]) -> list[list[FoundView]]:
+    groups: dict[tuple[object, ...], list[FoundView]] = defaultdict(list)
+    for view in views:
+        types = key_types(view.schema, view.join.keys)
+        groups[*view.read.keys.values(), *types].append(view)
+    return list(groups.values())
+
+
+def _join(
+    entities: EntityRows, views: Sequence[FoundView], limits: Limits, partition_rows: int
+) -> EntityRows:
+    total = entities.count + sum(view.count for view in views)
+    partitions = min(_MOST_PARTITIONS, max(1, -(-total // partition_rows)))
+    shuffle = Shuffle(
+        views=tuple(
+            ShuffledView(
+                name=view.read.name,
+                join=view.join,
+                entity_keys=tuple(view.read.keys.values()),
+                shown=view.read.features,
+                schema=view.schema,
+            )
+            for view in views
+        ),
+        key_types=key_types(views[0].schema, views[0].join.keys),
+        entities=entities.schema,
+        buckets=partitions * _BUCKETS_EACH,
+        limits=limits,
+    )
+    parcels = _in_arrow(entities.rows, shuffle.cut_entities)
+    for side, view in enumerate(views, 1):
+        if pieces := list(view.rows.pieces()) if view.rows else []:
+            parcels = parcels.union(_cut(shuffle, side, pieces))
+    if partitions > 1:
+        parcels = _without_heavy(parcels, shuffle, max(partition_rows, total // partitions))
+    joined = _in_arrow(_settled(parcels).repartition(partitions, keys=["bucket"]), shuffle.answer)
+    schema = shuffle.answer(PARCELS.empty_table()).schema
+    return EntityRows(rows=joined, schema=schema, count=entities.count)
+
+
+def _cut(shuffle: Shuffle, side: int, pieces: Sequence[Piece]) -> Dataset:
+    numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
+    return _in_arrow(numbers, partial(_cut_pieces, shuffle=shuffle, side=side, pieces=pieces))
+
+
+def _cut_pieces(
+    numbers: pa.Table, *, shuffle: Shuffle, side: int, pieces: Sequence[Piece]
+) -> Iterator[pa.Table]:
+    for number in numbers["id"].to_pylist():
+        for batch in pieces[number].read():
+            yield shuffle.cut_features(side, pa.Table.from_batches([batch]))
+
+
+def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
+    """The parcels, those of buckets far above the `usual` number of rows split by time."""
+    with cluster_errors():
+        parcels = parcels.materialize()
+        weights = gather(_in_arrow(parcels, partial(_about, columns=("bucket", "rows"))))
+    total = weights.group_by("bucket").aggregate([("rows", "sum")])
+    slices = {
+        row["bucket"]: -(-row["rows_sum"] // usual)
+        for row in total.to_pylist()
+        if row["rows_sum"] > _HEAVY * usual
+    }
+    if not slices:
+        return parcels
+    with cluster_errors():
+        samples = gather(_in_arrow(parcels, partial(_about, columns=("bucket", "moments"))))
+    heavy: dict[int, Slices] = {}
+    first = shuffle.buckets
+    for bucket, count in slices.items():
+        moments = pc.list_flatten(samples.filter(pc.equal(samples["bucket"], bucket))["moments"])
+        heavy[bucket] = Slices.even(moments.to_numpy(), count, first)
+        first += count
+    return _in_arrow(parcels, partial(shuffle.split, heavy=heavy))
+
+
+def _about(parcels: pa.Table, *, columns: Sequence[str]) -> pa.Table:
+    return parcels.select(list(columns))
+
+
+def _in_arrow(rows: Dataset, step: Callable[..., object]) -> Dataset:
+    """Apply a function of Arrow tables to each block as it is."""
+    return _settled(rows).map_batches(step, batch_size=None, batch_format="pyarrow")
+
+
+def _settled(rows: Dataset) -> Dataset:
+    """The settings of a dataset are a copy of those of the process, which stay as they are."""
+    rows.context.raise_original_map_exception = True
+    rows.context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2
+    return rows
+
+
+def gather(rows: Dataset) -> pa.Table:
+    """All rows, in this process."""
+    blocks: list[pa.Table] = ray.get(rows.to_arrow_refs())
+    return pa.concat_tables([block for block in blocks if block.num_columns])  # none: no rows

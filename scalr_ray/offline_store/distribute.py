@@ -32,7 +32,7 @@ from scalr_ray.offline_store.limits import Limits
 from scalr_ray.offline_store.parcels import PARCELS, key_types
 from scalr_ray.offline_store.retrieve import FoundView
 from scalr_ray.offline_store.shuffle import Shuffle, ShuffledView, Slices
-from scalr_ray.offline_store.sources import Piece
+from scalr_ray.offline_store.sources.reading import Piece
 
 _MOST_PARTITIONS = 1024  # the shuffle keeps an object for each pair of a block and a partition
 _BUCKETS_EACH = 16  # so many small buckets make partitions of about the same size

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.offline_store.entity_rows import is_text
-from scalr_ray.offline_store.sources import KeyFilter
+from scalr_ray.offline_store.sources.reading import KeyFilter
 
 # Beyond as many values pyiceberg no longer compares a file's bounds with them, and a list in a SQL
 # statement no longer beats a join.

@@ -16,13 +16,13 @@ from scalr_ray.offline_store.entity_rows import key_columns, time_column, time_r
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join, as_of_join_sql
 from scalr_ray.offline_store.key_filters import key_filters
 from scalr_ray.offline_store.limits import Limits, open_duck
-from scalr_ray.offline_store.sources import (
+from scalr_ray.offline_store.sources.find import find_rows
+from scalr_ray.offline_store.sources.reading import (
     Access,
     KeyFilter,
     Reading,
     SourceRows,
     TimeBound,
-    find_rows,
 )
 from scalr_ray.offline_store.view import ViewRead
 

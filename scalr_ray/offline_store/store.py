@@ -37,15 +37,12 @@ from scalr_ray.offline_store.limits import Limits
 from scalr_ray.offline_store.parts import write_part
 from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
-from scalr_ray.offline_store.sources import (
-    Access,
-    append_rows,
-    append_to_iceberg,
-    check_source,
-    part_folder,
-    query_rows,
-    source_columns,
-)
+from scalr_ray.offline_store.sources.find import check_source, source_columns
+from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
+from scalr_ray.offline_store.sources.paths import part_folder
+from scalr_ray.offline_store.sources.postgres import query_rows
+from scalr_ray.offline_store.sources.postgres_append import append_rows
+from scalr_ray.offline_store.sources.reading import Access
 from scalr_ray.offline_store.storage import Place
 from scalr_ray.offline_store.view import ViewRead, read_views
 

@@ -6,6 +6,8 @@ are drawn, and held against the brute-force oracle.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -143,7 +145,7 @@ def blocks(table: pa.Table, size: int) -> list[pa.Table]:
     seed=st.integers(0, 2**32 - 1),
     partitions=st.integers(1, 4),
 )
-@settings(max_examples=400)
+@settings(max_examples=300)
 def test_every_entity_row_gets_what_the_oracle_says(
     case, rule, size, starts, seed, partitions
 ) -> None:
@@ -199,3 +201,11 @@ def test_rows_whose_key_matches_nothing_are_spread() -> None:
     with duck(threads=1) as session:
         buckets = key_buckets(session, [nothing], ("BIGINT",), 4)
     assert np.bincount(buckets).tolist() == [1000] * 4
+
+
+def test_tasks_of_a_cluster_do_not_wait_for_feast() -> None:
+    rooms = ("shuffle", "sources.files", "sources.iceberg", "sources.postgres")
+    imports = "".join(f"import scalr_ray.offline_store.{room}\n" for room in rooms)
+    code = f"import sys\n{imports}print('feast' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

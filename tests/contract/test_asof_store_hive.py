@@ -19,7 +19,7 @@ T0 = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def access(repo: Path) -> Any:
-    from scalr_ray.offline_store.sources import Access
+    from scalr_ray.offline_store.sources.reading import Access
 
     return Access(repo=repo)
 
@@ -36,7 +36,7 @@ def put(path: Path, **columns: Any) -> None:
 
 
 def schema(repo: Path, path: str) -> dict[str, str]:
-    from scalr_ray.offline_store.sources import source_schema
+    from scalr_ray.offline_store.sources.find import source_schema
 
     found = source_schema(source(path), access(repo))
     return {field.name: str(field.type) for field in found}
@@ -45,7 +45,8 @@ def schema(repo: Path, path: str) -> dict[str, str]:
 def values(repo: Path, path: str, column: str) -> list[Any]:
     """What both ways of reading say, sorted by text."""
     from scalr_ray.core.duck import duck
-    from scalr_ray.offline_store.sources import Reading, find_rows
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Reading
 
     reading = Reading(columns={"c": column, "at": "at"}, times=("at",))
     rows = find_rows(source(path), reading, access(repo))
@@ -114,7 +115,7 @@ def test_a_folder_called_like_a_file_is_a_folder(tmp_path) -> None:
 
 
 def test_new_rows_are_not_put_beside_folders_that_name_columns(tmp_path) -> None:
-    from scalr_ray.offline_store.sources import part_folder
+    from scalr_ray.offline_store.sources.paths import part_folder
 
     put(tmp_path / "events" / "country=DE" / "a.parquet")
     with pytest.raises(UsageError, match="country in the names of its folders"):

@@ -54,7 +54,8 @@ def test_pieces_can_be_sent_to_another_machine(tmp_path) -> None:
 
 
 def read_sales(repo: Path, *keys: Any) -> Any:
-    from scalr_ray.offline_store.sources import Access, Reading, find_rows
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Access, Reading
 
     columns = {name: name for name in SALES.names}
     reading = Reading(columns=columns, times=("at",), keys=keys)
@@ -65,7 +66,7 @@ def read_sales(repo: Path, *keys: Any) -> Any:
 def test_few_keys_leave_most_files_unread(tmp_path, layout) -> None:
     from pyiceberg.transforms import IdentityTransform
 
-    from scalr_ray.offline_store.sources import KeyFilter
+    from scalr_ray.offline_store.sources.reading import KeyFilter
 
     create(tmp_path)
     values = [(f"s{n // 60:02}", n, n, T0, T0) for n in range(3600)]
@@ -89,7 +90,7 @@ def test_few_keys_leave_most_files_unread(tmp_path, layout) -> None:
 
 @pytest.mark.usefixtures("first")
 def test_keys_of_another_kind_or_none_at_all(tmp_path) -> None:
-    from scalr_ray.offline_store.sources import KeyFilter
+    from scalr_ray.offline_store.sources.reading import KeyFilter
 
     other = read_sales(tmp_path, KeyFilter(column="till", values=("1",)))
     assert other.count == 2, "a filter that does not fit is left to the join"
@@ -98,7 +99,7 @@ def test_keys_of_another_kind_or_none_at_all(tmp_path) -> None:
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_the_first_and_the_last_integer_are_found_and_none_beyond(tmp_path, bits) -> None:
-    from scalr_ray.offline_store.sources import KeyFilter
+    from scalr_ray.offline_store.sources.reading import KeyFilter
 
     kind = {32: pa.int32(), 64: pa.int64()}[bits]
     ends = [-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]
@@ -131,7 +132,7 @@ def test_the_first_and_the_last_integer_are_found_and_none_beyond(tmp_path, bits
 )
 def test_keys_are_pushed_down_where_they_are_few_and_plain(column, values) -> None:
     from scalr_ray.offline_store.key_filters import key_filters
-    from scalr_ray.offline_store.sources import KeyFilter
+    from scalr_ray.offline_store.sources.reading import KeyFilter
 
     found = key_filters(pa.table({"given": column}), {"stored": "given"})
     assert found == (() if values is None else (KeyFilter(column="stored", values=values),))

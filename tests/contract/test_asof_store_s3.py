@@ -358,7 +358,8 @@ def test_credentials_refused_between_finding_and_reading_are_told(homes, tmp_pat
     from feast import FileSource
 
     from scalr_ray.offline_store.limits import Limits, open_duck
-    from scalr_ray.offline_store.sources import Access, Reading, find_rows
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Access, Reading
 
     s3 = homes["s3"].s3
     s3.put("data/part-0.parquet", many(2))

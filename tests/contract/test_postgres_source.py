@@ -68,7 +68,8 @@ def source(**options: Any) -> Any:
 
 
 def found(server: Server, of: Any, *columns: str, bounds: tuple[Any, ...] = ()) -> Any:
-    from scalr_ray.offline_store.sources import Access, Reading, find_rows
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Access, Reading
 
     reading = Reading(columns={name: name for name in columns}, times=("at",), bounds=bounds)
     return find_rows(of, reading, Access(repo=Path(), postgres_url=server.url()))
@@ -143,7 +144,7 @@ def test_each_type_is_read_by_the_rule_with_nulls_in_any_zone(server, database) 
 def test_bounds_hold_to_the_microsecond_whatever_the_zone_of_the_server(
     server, database, kind
 ) -> None:
-    from scalr_ray.offline_store.sources import TimeBound
+    from scalr_ray.offline_store.sources.reading import TimeBound
 
     database.execute("SET TimeZone = 'UTC'")
     database.execute(f"CREATE TABLE numbers (n int4, at {kind})")
@@ -167,8 +168,8 @@ def test_bounds_hold_to_the_microsecond_whatever_the_zone_of_the_server(
 def test_keys_that_are_enough_may_keep_others_out_but_never_a_row_of_theirs(
     server, database
 ) -> None:
-    from scalr_ray.offline_store.sources import Access, Reading, find_rows
-    from scalr_ray.offline_store.sources.reading import KeyFilter
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Access, KeyFilter, Reading
 
     database.execute(
         "CREATE TABLE numbers AS SELECT now() AS at, n, n::text AS t, n::numeric AS d "
@@ -204,7 +205,8 @@ def test_infinite_times_are_an_error(server, kind, value) -> None:
 
 @pytest.mark.parametrize("layout", ["plain", "partitioned", "query", "view"])
 def test_pieces_are_all_the_rows_each_once(server, database, monkeypatch, layout) -> None:
-    from scalr_ray.offline_store.sources import TimeBound, postgres
+    from scalr_ray.offline_store.sources import postgres
+    from scalr_ray.offline_store.sources.reading import TimeBound
 
     monkeypatch.setattr(postgres, "_PIECE_PAGES", 3)
     split = " PARTITION BY HASH (n)" if layout == "partitioned" else ""

@@ -35,7 +35,8 @@ def home(request, tmp_path_factory) -> Home:
 def found(home: Home, layout: str, tmp_path: Any, bounds: tuple[Any, ...] = ()) -> Any:
     from feast import FileSource
 
-    from scalr_ray.offline_store.sources import Access, Reading, find_rows
+    from scalr_ray.offline_store.sources.find import find_rows
+    from scalr_ray.offline_store.sources.reading import Access, Reading
 
     source = FileSource(
         name="history",
@@ -56,7 +57,7 @@ def multiset(batches: Iterable[pa.RecordBatch]) -> Counter[tuple[Any, ...]]:
 def test_pieces_hold_what_the_relation_shows_and_both_what_was_written(
     home, tmp_path, history, kept, since, until
 ) -> None:
-    from scalr_ray.offline_store.sources import TimeBound
+    from scalr_ray.offline_store.sources.reading import TimeBound
 
     home.fill(history, kept)
     right = Counter(

@@ -1,6 +1,7 @@
 """From a Feast data source to rows: a relation in a DuckDB session, or pieces for a cluster.
 
 ```
+find.py      from a source to its rows, whatever kind it is
 reading.py   what is read, and the face that every kind of source shows
 files.py     FileSource: Parquet files on local disk or in S3
   paths.py     which files those are, and what the names of their folders say
@@ -18,118 +19,7 @@ Only the wanted columns and rows are read: bounds on times go down into the Parq
 the Iceberg manifests, few keys into the manifests. A source that has no data yet (a folder or
 pattern without files, a table nobody has created) is legal and is told apart from one that is
 broken.
+
+Tasks of a cluster read pieces, and shall not wait seconds for Feast to be imported: this package
+imports nothing, and what pieces need imports Feast only for its types.
 """
-
-from __future__ import annotations
-
-import pyarrow as pa
-from feast.data_source import DataSource
-from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-    PostgreSQLSource,
-)
-
-from scalr_ray.core.errors import DataError
-from scalr_ray.offline_store.sources.files import file_rows, file_schema
-from scalr_ray.offline_store.sources.iceberg import iceberg_columns, iceberg_rows, iceberg_schema
-from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
-from scalr_ray.offline_store.sources.paths import may_be_absent, part_folder
-from scalr_ray.offline_store.sources.postgres import postgres_rows, postgres_schema, query_rows
-from scalr_ray.offline_store.sources.postgres_append import append_rows
-from scalr_ray.offline_store.sources.postgres_types import feast_columns
-from scalr_ray.offline_store.sources.reading import (
-    Access,
-    KeyFilter,
-    Piece,
-    Reading,
-    SourceRows,
-    TimeBound,
-    missing_columns,
-    no_time,
-)
-
-__all__ = [
-    "Access",
-    "KeyFilter",
-    "Piece",
-    "Reading",
-    "SourceRows",
-    "TimeBound",
-    "append_rows",
-    "append_to_iceberg",
-    "check_source",
-    "find_rows",
-    "part_folder",
-    "query_rows",
-    "source_columns",
-    "source_schema",
-]
-
-
-def find_rows(source: DataSource, reading: Reading, access: Access) -> SourceRows | None:
-    """The rows of `source` that `reading` asks for; None when it has no data yet.
-
-    Raises:
-        DataError: a single file or a table of PostgreSQL is gone, a file is corrupt, a column is
-            missing or no time.
-        RetryLater: a server cannot be reached.
-        UsageError: the kind of source is not supported.
-    """
-    if isinstance(source, IcebergSource):
-        return iceberg_rows(source, reading, access)
-    if isinstance(source, PostgreSQLSource):
-        return postgres_rows(source, reading, access)
-    return file_rows(source, reading, access)
-
-
-def source_schema(source: DataSource, access: Access) -> pa.Schema | None:
-    """The Arrow schema of `source` as it lies in storage, or None when it has no data yet.
-
-    Raises:
-        DataError: it is there but cannot be read.
-        UsageError: the kind of source is not supported.
-    """
-    if isinstance(source, IcebergSource):
-        return iceberg_schema(source, access)
-    if isinstance(source, PostgreSQLSource):
-        return postgres_schema(source, access)
-    return file_schema(source, access)
-
-
-def source_columns(source: DataSource, access: Access) -> list[tuple[str, str]] | None:
-    """Name and type of each column, the type as Feast infers from it; None without data yet.
-
-    Raises:
-        DataError: it is there but cannot be read.
-        UsageError: the kind of source is not supported.
-    """
-    if isinstance(source, IcebergSource):
-        return iceberg_columns(source, access)
-    schema = source_schema(source, access)
-    if schema is None:
-        return None
-    if isinstance(source, PostgreSQLSource):
-        return feast_columns(schema)
-    return [(field.name, str(field.type)) for field in schema]
-
-
-def check_source(source: DataSource, access: Access) -> None:
-    """Check that `source` has its time columns, if it has any data yet.
-
-    Raises:
-        DataError: a time column is missing or is no time, or the source cannot be read.
-        UsageError: the kind of source is not supported.
-    """
-    in_files = not isinstance(source, IcebergSource | PostgreSQLSource)
-    if in_files and may_be_absent(source, access):
-        return
-    schema = source_schema(source, access)
-    if schema is None:
-        return
-    original = {shown: column for column, shown in source.field_mapping.items()}
-    for time in filter(None, (source.timestamp_field, source.created_timestamp_column)):
-        column = original.get(time, time)
-        if column not in schema.names:
-            raise DataError(missing_columns(source, [column], schema.names))
-        if not pa.types.is_temporal(schema.field(column).type):
-            raise DataError(no_time(source, column, str(schema.field(column).type)))

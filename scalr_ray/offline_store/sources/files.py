@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
-from feast.data_source import DataSource
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import duck, quote_name
@@ -34,6 +34,9 @@ from scalr_ray.offline_store.sources.reading import (
     label,
 )
 from scalr_ray.offline_store.storage import Place, storage_errors
+
+if TYPE_CHECKING:
+    from feast.data_source import DataSource
 
 _MAKERS = {"TIMESTAMP WITH TIME ZONE": "make_timestamptz", "TIMESTAMP": "make_timestamp"}
 _PIECE_ROWS = 1_000_000

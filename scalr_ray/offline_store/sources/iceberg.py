@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from pyiceberg.expressions import AlwaysTrue, And, GreaterThanOrEqual, In, LessThanOrEqual
 from pyiceberg.io.pyarrow import ArrowScan
 from pyiceberg.table import DataScan
@@ -30,6 +29,9 @@ from scalr_ray.offline_store.sources.reading import (
     check_columns,
     label,
 )
+
+if TYPE_CHECKING:
+    from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 # pyiceberg decodes the files of one call side by side and holds them until they are taken: two
 # keep both cores of a small machine busy, and the rest of the table stays on disk.

@@ -12,16 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, NotInstalledError
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from sqlalchemy.exc import SQLAlchemyError
 
 from scalr_ray.core.errors import DataError, RetryLater, UsageError
 from scalr_ray.offline_store.sources.reading import Access, label
+
+if TYPE_CHECKING:
+    from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 
 SNAPSHOT_TAG = "snapshot_id"
 

@@ -12,17 +12,17 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import unquote
 
 import pyarrow as pa
-from feast.data_format import ParquetFormat
-from feast.data_source import DataSource
-from feast.infra.offline_stores.file_source import FileSource
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.offline_store.sources.reading import Access, label
 from scalr_ray.offline_store.storage import Kind, Place
+
+if TYPE_CHECKING:
+    from feast.data_source import DataSource
 
 PartValue: TypeAlias = int | date | str | None
 
@@ -115,6 +115,9 @@ def part_folder(source: DataSource, access: Access) -> Place:
 
 def _split(source: DataSource, access: Access) -> tuple[Place, str]:
     """Where a FileSource lies, up to the first wildcard, and the pattern from there on, if any."""
+    from feast.data_format import ParquetFormat
+    from feast.infra.offline_stores.file_source import FileSource
+
     if not isinstance(source, FileSource):
         raise UsageError(
             f"{label(source)} is a {type(source).__name__}; use a FileSource, an IcebergSource or "

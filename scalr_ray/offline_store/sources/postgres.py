@@ -9,13 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import duckdb
 import pyarrow as pa
 from adbc_driver_postgresql.dbapi import Cursor
-from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-    PostgreSQLSource,
-)
 
 from scalr_ray.core.duck import quote_name
 from scalr_ray.core.errors import DataError, UsageError
@@ -34,6 +32,11 @@ from scalr_ray.offline_store.sources.reading import (
     check_columns,
     label,
 )
+
+if TYPE_CHECKING:
+    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+        PostgreSQLSource,
+    )
 
 _PIECE_PAGES = 16_384  # of 8 KiB: about a million event rows
 _ALIAS = "source_rows"

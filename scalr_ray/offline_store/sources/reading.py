@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import duckdb
 import pyarrow as pa
-from feast.data_source import DataSource
 
 from scalr_ray.core.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from feast.data_source import DataSource
 
 _TIME_TYPES = ("DATE", "TIMESTAMP")
 

@@ -77,9 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     only = {REFERENCE, *options.only.split(",")}
     if unknown := only - CONTENDERS.keys():
         parser.error(f"no contender {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
-    names = [name for name in CONTENDERS if name in only]
     for workload in WORKLOADS:
         if options.workload in (None, workload.name):
+            names = [name for name in CONTENDERS if name in only & set(workload.only or only)]
             scaled = workload.scaled(options.scale)
             sys.stdout.write(table(scaled, measure(scaled, names, options.repeats)) + "\n")
             sys.stdout.flush()

@@ -53,7 +53,8 @@ def _kernel(folder: Path) -> Call:
     )
 
     def call() -> pa.Table:
-        with duck(memory_limit="4GB", threads=2) as session:
+        limit = (folder / "memory_limit").read_text()
+        with duck(memory_limit=limit, threads=2) as session:
             session.execute(
                 f"CREATE TEMP VIEW features AS FROM read_parquet('{folder / 'features.parquet'}')"
             )
@@ -129,7 +130,10 @@ def _feast(store_type: str, *, cut_off: bool) -> Callable[[Path], Call]:
     def prepare(folder: Path) -> Call:
         import pandas as pd
 
-        store = _feature_store(folder, store_type)
+        limit = (
+            {"memory_limit": (folder / "memory_limit").read_text()} if store_type == OURS else {}
+        )
+        store = feature_store(folder, store_type, **limit)
         entities = pd.read_parquet(folder / "entities.parquet")
         features = [f"history:{name}" for name in FEATURES]
         asked: dict[str, Any] = {"filter_by_created_timestamp": True} if cut_off else {}
@@ -143,7 +147,8 @@ def _feast(store_type: str, *, cut_off: bool) -> Callable[[Path], Call]:
     return prepare
 
 
-def _feature_store(folder: Path, store_type: str) -> Any:
+def feature_store(folder: Path, store_type: str, **options: Any) -> Any:
+    """A repository in `folder` whose one view reads `features.parquet`."""
     from feast import (
         Entity,
         FeatureStore,
@@ -161,7 +166,7 @@ def _feature_store(folder: Path, store_type: str) -> Any:
         project="bench",
         provider="local",
         registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": store_type},
+        offline_store={"type": store_type, **options},
         online_store=None,
         entity_key_serialization_version=3,
         repo_path=repo,

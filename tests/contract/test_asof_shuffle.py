@@ -145,7 +145,7 @@ def blocks(table: pa.Table, size: int) -> list[pa.Table]:
     seed=st.integers(0, 2**32 - 1),
     partitions=st.integers(1, 4),
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_every_entity_row_gets_what_the_oracle_says(
     case, rule, size, starts, seed, partitions
 ) -> None:

@@ -94,10 +94,15 @@ def s3_server_fixture() -> Iterator[S3]:
 @pytest.fixture(name="s3")
 def s3_fixture(s3_server, monkeypatch) -> S3:
     """The server, with an identity in the environment and nothing else of the host's."""
+    identify(monkeypatch)
+    return s3_server
+
+
+def identify(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the identity of a reader in the environment, and take out what the host has there."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    return s3_server

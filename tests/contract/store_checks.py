@@ -222,6 +222,7 @@ def _columns_named_like_the_source(bench: Bench) -> str:
 
 _CORRECTED = [row("a", -3, 8), row("a", -3, 7, known=1), row("a", -1, 6, known=2)]
 _EDGES = [at("a", hours) for hours in (-3, -2.9, -1, 0, 1, 2)]
+_MAPPED = [row(1, -2, 7), row(1, -1, 8, known=1), row(2, -1, 9)]
 _SWAPPED = [row(("1", "11"), -1, 1), row(("11", "1"), -1, 2)]
 
 CHECKS: dict[str, Check] = {
@@ -277,11 +278,9 @@ CHECKS: dict[str, Check] = {
     "full feature names": _full_feature_names,
     "join-key maps": _join_key_map,
     "several views with different keys": _views_with_different_keys,
-    "field mappings": agrees(
-        [row(1, -2, 7), row(1, -1, 8, known=1), row(2, -1, 9)],
-        [at(1), at(2), at(3)],
-        view="prices",
-        cut_off=True,
+    "field mappings": agrees(_MAPPED, [at(1), at(2), at(3)], view="prices"),
+    "the cut-off through a field mapping": agrees(
+        _MAPPED, [at(1), at(2), at(3)], view="prices", cut_off=True
     ),
     "arrays": agrees(
         [row("a", -2, [1, 2]), row("b", -1, [])], [at("a"), at("b"), at("?")], view="baskets"

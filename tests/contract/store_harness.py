@@ -1,57 +1,61 @@
 """The same definitions and data under several offline stores, asked through Feast's public face.
 
 Each store gets a repository of its own. Its sources are single Parquet files, which every store
-reads, and every feature view has one feature, so that a history is a list of `FeatureRow`.
+reads but that of PostgreSQL, which has tables. Every feature view has one feature, so that a
+history is a list of `FeatureRow`.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
+from psycopg.conninfo import conninfo_to_dict
 
 from scalr_ray.core.events import TIMESTAMP
 from tests.contract.asof_oracle import FeatureRow, Rule, look_up
+from tests.contract.store_sources import FileSources, Sources, TableSources
+from tests.support.postgres_server import Server, postgres_server
+from tests.support.two_nodes import two_nodes
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 OURS = "AsOfOfflineStore"
 OURS_ON_RAY = "AsOfOfflineStore on Ray"
+FEAST_ON_RAY = "ray"
+POSTGRES = "postgres"
 _TYPE = "scalr_ray.offline_store.AsOfOfflineStore"
 STORES: dict[str, dict[str, Any]] = {
     OURS: {"type": _TYPE, "engine": "duckdb"},
     OURS_ON_RAY: {"type": _TYPE, "engine": "ray", "partition_rows": 5},  # several partitions
     "duckdb": {"type": "duckdb"},
     "dask": {"type": "dask"},
+    FEAST_ON_RAY: {"type": "ray"},
+    POSTGRES: {"type": "postgres", "db_schema": "public", "sslmode": "disable"},
 }
 _WHOLE = pa.int64()
 ROW = "row"  # numbers the entity rows, so that each can be found in the answer
 
 
-# One a minute from 2020 on: all in the past, none twice.
-_MOMENTS = count(1_577_836_800, 60)
-
-
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """A feature view and the file behind it; `mapped` renames columns of the file."""
+    """A feature view and the source behind it; `mapped` renames columns of the source."""
 
     keys: tuple[str, ...]
     feature: str
     kind: pa.DataType = _WHOLE
     recorded: bool = True
     ttl: timedelta = timedelta()
-    mapped: Mapping[str, str] | None = None  # name in the view -> name in the file
+    mapped: Mapping[str, str] | None = None  # name in the view -> in the source
 
     def column(self, name: str) -> str:
         return (self.mapped or {}).get(name, name)
@@ -78,7 +82,7 @@ class Bench:
     """One store, its repository, and whether what a store warns of is passed on."""
 
     name: str
-    folder: Path
+    sources: Sources
     store: FeatureStore
 
     def write(self, view: str, rows: Sequence[FeatureRow]) -> None:
@@ -92,7 +96,7 @@ class Bench:
         if spec.recorded:
             columns[spec.column("known")] = pa.array([row.created for row in rows], TIMESTAMP)
         columns[spec.column(spec.feature)] = pa.array([row.values[0] for row in rows], spec.kind)
-        _replace(_file(self.folder, view), pa.table(columns))
+        self.sources.write(view, pa.table(columns))
 
     def ask(self, entity_df: Any, features: Any, **options: Any) -> pa.Table:
         with warnings.catch_warnings():
@@ -101,8 +105,38 @@ class Bench:
             return self.store.get_historical_features(entity_df, features, **options).to_arrow()
 
 
-def open_bench(name: str, folder: Path) -> Bench:
-    """Register the definitions in `folder` under the store `name`."""
+@contextmanager
+def open_bench(name: str, folder: Path) -> Iterator[Bench]:
+    """Register the definitions in `folder` under the store `name`, and run what that needs.
+
+    The Ray store of Feast wants a process of its own: it changes Ray's settings for good.
+    """
+    with ExitStack() as running:
+        options, sources = STORES[name], FileSources(folder)
+        if name in (OURS_ON_RAY, FEAST_ON_RAY):
+            running.enter_context(two_nodes())
+        if name == FEAST_ON_RAY:
+            options = options | {"storage_path": str(folder / "storage")}
+        if name == POSTGRES:
+            server = running.enter_context(postgres_server())
+            options = options | _way_in(server)
+            sources = TableSources(running.enter_context(server.connect()))
+        yield _registered(name, folder, sources, options)
+
+
+def _way_in(server: Server) -> dict[str, Any]:
+    """The address of the server, as the configuration of Feast spells it."""
+    parts = conninfo_to_dict(server.url())
+    return {
+        "host": parts["host"],
+        "port": int(parts["port"]),
+        "database": parts["dbname"],
+        "user": parts["user"],
+        "password": parts["password"],
+    }
+
+
+def _registered(name: str, folder: Path, sources: Sources, options: Mapping[str, Any]) -> Bench:
     os.environ["FEAST_USAGE"] = "False"  # read when Feast is imported
     from feast import FeatureStore, RepoConfig
 
@@ -110,39 +144,22 @@ def open_bench(name: str, folder: Path) -> Bench:
         project="contract",
         provider="local",
         registry={"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}"},
-        offline_store=STORES[name],
+        offline_store=dict(options),
         online_store=None,
         entity_key_serialization_version=3,
         repo_path=folder,
     )
-    bench = Bench(name=name, folder=folder, store=FeatureStore(config=config))
+    bench = Bench(name=name, sources=sources, store=FeatureStore(config=config))
     for view in VIEWS:
-        bench.write(view, [])  # a file that is not there is refused
+        bench.write(view, [])  # a source that is not there is refused
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # Feast calls on-demand views experimental
-        bench.store.apply(_definitions(folder))
+        bench.store.apply(_definitions(sources))
     return bench
 
 
-def _replace(path: Path, table: pa.Table) -> None:
-    """Put a file in place at once, under a time of its own.
-
-    A session that lives on, as that of the stock store does, tells by size and time whether what it
-    remembers of a file still holds; two files written within a tick would pass for one.
-    """
-    fresh = path.with_suffix(".fresh")
-    pq.write_table(table, fresh)
-    moment = next(_MOMENTS)
-    os.utime(fresh, (moment, moment))
-    fresh.replace(path)
-
-
-def _file(folder: Path, view: str) -> Path:
-    return folder / f"{view}.parquet"
-
-
-def _definitions(folder: Path) -> list[Any]:
-    from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+def _definitions(sources: Sources) -> list[Any]:
+    from feast import Entity, FeatureService, FeatureView, Field, ValueType
     from feast.on_demand_feature_view import on_demand_feature_view
     from feast.types import Array, Int64, String
 
@@ -154,9 +171,8 @@ def _definitions(folder: Path) -> list[Any]:
     }
 
     def feature_view(name: str, spec: View) -> FeatureView:
-        source = FileSource(
-            name=f"{name}_source",
-            path=str(_file(folder, name)),
+        source = sources.define(
+            name,
             timestamp_field="at",
             created_timestamp_column="known" if spec.recorded else "",
             field_mapping={column: shown for shown, column in (spec.mapped or {}).items()},

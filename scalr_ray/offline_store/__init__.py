@@ -1,17 +1,25 @@
-"""The Feast offline store: bitemporal point-in-time joins on DuckDB.
+"""The Feast offline store: bitemporal point-in-time joins on DuckDB, here or on a cluster.
 
 ```
 store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
   view.py           what is taken from a feature view
   entity_rows.py    what it is taken for
   plan.py           retrievals, checked and not yet run
-  retrieve.py       the three reads
-    sources/          Parquet files and Iceberg tables, as relations or in pieces
-    key_filters.py    few keys, for sources that can leave out the others
-    kernel.py         the as-of join
+  engine.py         on this machine, or on a cluster
+    retrieve.py       here: features of entity rows, event sets, plain pulls
+      kernel.py         the as-of join
+      limits.py         what DuckDB may use
+      key_filters.py    few keys, for sources that can leave out the others
+    distribute.py     there: the same join with Ray Data
+      shuffle.py        what its tasks do
+      parcels.py        what they send one another
+    sources/          files, Iceberg, PostgreSQL: as relations or in pieces
   job.py            the result, when asked for
   parts.py          new Parquet files
+  storage.py        places on local disk and in S3
 history.py        the last L events as of a time, as offsets or lists
+pull.py           events and outcomes of a view; definitions, applied and listed
+cluster.py        a Ray session
 feature_store.py  opening a repository from any directory
 ```
 

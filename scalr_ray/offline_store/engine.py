@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from scalr_ray.core.errors import RetryLater
 from scalr_ray.offline_store.entity_rows import time_column
@@ -73,17 +72,20 @@ def enrich(
     numbered = entities.select([*wanted, time_column(entities.schema)]).append_column(
         row, pa.array(np.arange(entities.num_rows))
     )
+    shown = [column for read in reads for column in read.features.values()]
     with cluster_errors():
-        found = gather(_distributed(numbered, views, session, engine))
+        joined = _distributed(numbered, views, session, engine)
+        found = gather(joined.select_columns([row, *shown]))
     if found.num_rows != entities.num_rows:
         raise RetryLater(
             f"the cluster answered {found.num_rows} of {entities.num_rows} entity rows; try again"
         )
-    found = found.take(pc.sort_indices(found[row]))
+    places = np.empty(entities.num_rows, np.int64)
+    places[found[row].to_numpy()] = np.arange(entities.num_rows)
+    found = found.take(pa.array(places))
     result = entities
-    for read in reads:
-        for column in read.features.values():
-            result = result.append_column(column, found[column])
+    for column in shown:
+        result = result.append_column(column, found[column])
     return result
 
 

@@ -112,7 +112,8 @@ def open_bench(name: str, folder: Path) -> Iterator[Bench]:
     The Ray store of Feast wants a process of its own: it changes Ray's settings for good.
     """
     with ExitStack() as running:
-        options, sources = STORES[name], FileSources(folder)
+        options = STORES[name]
+        sources: Sources = FileSources(folder)
         if name in (OURS_ON_RAY, FEAST_ON_RAY):
             running.enter_context(two_nodes())
         if name == FEAST_ON_RAY:

@@ -133,6 +133,8 @@ def _cut(shuffle: Shuffle, side: int, pieces: Sequence[Piece]) -> Dataset:
 def _cut_pieces(
     numbers: pa.Table, *, shuffle: Shuffle, side: int, pieces: Sequence[Piece]
 ) -> Iterator[pa.Table]:
+    # Ray loses the columns of a block without rows, and its shuffle then fails
+    yield shuffle.cut_features(side, shuffle.views[side - 1].schema.empty_table())
     for number in numbers["id"].to_pylist():
         for batch in pieces[number].read():
             yield shuffle.cut_features(side, pa.Table.from_batches([batch]))

@@ -66,9 +66,10 @@ def key_buckets(
 def pack(
     rows: pa.Table, buckets: npt.NDArray[np.int64], moments: npt.NDArray[np.int64], side: int
 ) -> pa.Table:
-    """Cut `rows` by bucket; `PARCELS` columns, a row for each bucket that has any."""
+    """Cut `rows` by bucket; `PARCELS` columns, a row for each bucket that has any, one at least."""
     if not rows.num_rows:
-        return PARCELS.empty_table()
+        columns = {"bucket": [0], "side": [side], "rows": [0], "moments": [[]]}
+        return pa.table(columns | {"parcel": _streams([rows])}, schema=PARCELS)
     order = np.argsort(buckets, kind="stable")
     sorted_rows = rows.take(pa.array(order)).combine_chunks()
     present, starts = np.unique(buckets[order], return_index=True)

@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=float, default=1.0, help="of rows and users")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--size", choices=[size.name for size in _SIZES])
     parser.add_argument("--one", nargs=2, metavar=("RUN", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
@@ -66,8 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     sys.stdout.write(_HEADER + "\n")
     for workload in _SIZES:
-        sys.stdout.write(line(workload.scaled(options.scale), options.repeats) + "\n")
-        sys.stdout.flush()
+        if options.size in (None, workload.name):
+            sys.stdout.write(line(workload.scaled(options.scale), options.repeats) + "\n")
+            sys.stdout.flush()
 
 
 def line(workload: Workload, repeats: int) -> str:

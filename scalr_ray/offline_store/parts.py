@@ -99,6 +99,11 @@ def write_split(folder: Place, table: pa.Table, *, rows: int) -> list[str]:
     return places
 
 
+def rows_fingerprint(table: pa.Table) -> str:
+    """The sha256 of `table` as Parquet: of its rows in their order, however memory holds them."""
+    return hashlib.sha256(_encoded(table)).hexdigest()
+
+
 def _part_name(content_fingerprint: str) -> str:
     return f"part-{content_fingerprint[:_FINGERPRINT_DIGITS]}.parquet"
 

@@ -9,8 +9,8 @@ python tests/bench/asof.py --only kernel,ours  # some contenders
 Each run is a process of its own, one at a time, and the repetitions of all contenders are
 interleaved, so that another load on the machine meets them alike. Time is that of the call alone,
 from rows in memory and a Parquet file to an Arrow table; CPU is that of all threads, which other
-work on the machine changes less. Memory is the peak of the process above what it held before the call:
-interpreter, imports and entity rows are not the join's.
+work on the machine changes less. Memory is the peak of the process above what it held before the
+call: interpreter, imports and entity rows are not the join's.
 """
 
 from __future__ import annotations
@@ -145,10 +145,11 @@ def table(workload: Workload, found: dict[str, list[Measured] | str]) -> str:
             lines.append(f"| {contender.label} | {runs} | | | | | | |")
             continue
         seconds, cpu, growth = _medians(runs)
+        judged = _judge(contender, runs, found)
         lines.append(
             f"| {contender.label} | {seconds:.2f} s | {seconds / bare[0]:.2f} "
             f"| {cpu / bare[1]:.2f} | {workload.entity_rows / seconds:,.0f} "
-            f"| {growth / 2**30:.2f} GB | {growth / bare[2]:.2f} | {_judge(contender, runs, found)} |"
+            f"| {growth / 2**30:.2f} GB | {growth / bare[2]:.2f} | {judged} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -97,6 +97,8 @@ def _has_image() -> bool:
 
 @contextmanager
 def _container() -> Iterator[Server]:
+    # its own cleaner would be one more image to get; the context below ends what it starts
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     from testcontainers.postgres import PostgresContainer
 
     with PostgresContainer(

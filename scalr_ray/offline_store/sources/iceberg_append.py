@@ -12,7 +12,6 @@ lineage columns, which no other table has and which it cannot lose.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
 from pyiceberg.exceptions import (
     CommitFailedException,
@@ -34,6 +32,7 @@ from sqlalchemy.exc import OperationalError
 from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
 from scalr_ray.core.events import LINEAGE_COLUMNS
 from scalr_ray.offline_store.entity_rows import is_text
+from scalr_ray.offline_store.parts import rows_fingerprint
 from scalr_ray.offline_store.sources.iceberg_table import arrow_schema, open_table, pinned_snapshot
 from scalr_ray.offline_store.sources.reading import Access, label
 
@@ -91,7 +90,7 @@ def append_to_iceberg(
 
 
 def _commit(table: Any, batch: pa.Table, name: str) -> None:  # noqa: ANN401 - no types published
-    key = _fingerprint(batch)
+    key = rows_fingerprint(batch)
     for pause_s in _PAUSES_S:
         try:
             table.refresh()
@@ -212,10 +211,3 @@ def _equal(left: pa.ChunkedArray, right: pa.ChunkedArray) -> bool:
     if pa.types.is_floating(right.type):
         left, right = (pc.if_else(pc.is_nan(side), None, side) for side in (left, right))
     return bool(left.equals(right))
-
-
-def _fingerprint(batch: pa.Table) -> str:
-    """The same for the same rows in the same order, however Arrow has them in memory."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(batch.combine_chunks(), sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()

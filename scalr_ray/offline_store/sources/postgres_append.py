@@ -6,11 +6,9 @@ same transaction: a batch whose fingerprint is there has been written, and is no
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from adbc_driver_postgresql.dbapi import Cursor
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
     PostgreSQLSource,
@@ -19,6 +17,7 @@ from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source i
 from scalr_ray.core.duck import quote_name
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.offline_store.entity_rows import is_text
+from scalr_ray.offline_store.parts import rows_fingerprint
 from scalr_ray.offline_store.sources.postgres import database_url, find_table, table_of
 from scalr_ray.offline_store.sources.postgres_server import fetch_rows, transaction
 from scalr_ray.offline_store.sources.reading import Access, label, missing_columns
@@ -75,7 +74,7 @@ def append_rows(
         types = dict(fetch_rows(cursor, _COLUMN_TYPES, target))
         if unknown := sorted(set(rows.column_names) - types.keys()):
             raise DataError(missing_columns(source, unknown, list(types)))
-        if _is_new(cursor, target, _fingerprint(rows)):
+        if _is_new(cursor, target, rows_fingerprint(rows)):
             _insert(cursor, target, rows, types)
 
 
@@ -110,10 +109,3 @@ def _insert(cursor: Cursor, target: str, rows: pa.Table, types: Mapping[str, str
         for name, kind in zip(rows.column_names, rows.schema.types, strict=True)
     )
     cursor.execute(f"INSERT INTO {target} ({names}) SELECT {values} FROM pg_temp.{_INCOMING}")
-
-
-def _fingerprint(rows: pa.Table) -> str:
-    """The sha256 of the rows, as Parquet, which unlike Arrow's buffers depends on values only."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(rows, sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()

@@ -27,8 +27,9 @@ from ray.data import Dataset
 from ray.data.context import ShuffleStrategy
 from ray.exceptions import RayError, RayTaskError
 
-from scalr_ray.core.errors import RetryLater, ScalrError
-from scalr_ray.offline_store.limits import Limits
+from scalr_ray.core.errors import DataError, RetryLater, ScalrError
+from scalr_ray.offline_store.entity_rows import read_entities
+from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.offline_store.parcels import PARCELS, key_types
 from scalr_ray.offline_store.retrieve import FoundView
 from scalr_ray.offline_store.shuffle import Shuffle, ShuffledView, Slices
@@ -85,6 +86,46 @@ def cluster_errors() -> Iterator[None]:
         raise RetryLater(f"the cluster gave up: {str(error).splitlines()[0]}; try again") from error
 
 
+def read_dataset(rows: Dataset) -> EntityRows:
+    """Entity rows that are a Ray Dataset, their time column made timestamp[us, UTC].
+
+    Raises:
+        DataError: there are none, or there is no usable time column.
+    """
+    typed = in_arrow(rows, read_entities)
+    with cluster_errors():
+        found = typed.schema()
+        if found is None:
+            raise DataError("entity_df is a Ray Dataset without rows; there is nothing to join")
+        schema = found.base_schema
+        return EntityRows(
+            rows=in_arrow(typed, partial(pa.Table.cast, target_schema=schema)),
+            schema=schema,
+            count=rows.count(),
+        )
+
+
+def read_pieces(pieces: Sequence[Piece], sql: str, limits: Limits) -> Dataset:
+    """What the statement `sql` makes of `feature_rows`, piece by piece, in no order."""
+    numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
+    return in_arrow(numbers, partial(_select_pieces, pieces=pieces, sql=sql, limits=limits))
+
+
+def in_arrow(rows: Dataset, step: Callable[..., object]) -> Dataset:
+    """Apply a function of Arrow tables to each block as it is."""
+    return _settled(rows).map_batches(step, batch_size=None, batch_format="pyarrow")
+
+
+def _select_pieces(
+    numbers: pa.Table, *, pieces: Sequence[Piece], sql: str, limits: Limits
+) -> Iterator[pa.Table]:
+    with open_duck(limits) as session:
+        for number in numbers["id"].to_pylist():
+            for batch in pieces[number].read():
+                session.register("feature_rows", pa.Table.from_batches([batch]))
+                yield session.sql(sql).to_arrow_table()
+
+
 def _keyed_alike(views: Sequence[FoundView]) -> list[list[FoundView]]:
     groups: dict[tuple[object, ...], list[FoundView]] = defaultdict(list)
     for view in views:
@@ -114,20 +155,20 @@ def _join(
         buckets=partitions * _BUCKETS_EACH,
         limits=limits,
     )
-    parcels = _in_arrow(entities.rows, shuffle.cut_entities)
+    parcels = in_arrow(entities.rows, shuffle.cut_entities)
     for side, view in enumerate(views, 1):
         if pieces := list(view.rows.pieces()) if view.rows else []:
             parcels = parcels.union(_cut(shuffle, side, pieces))
     if partitions > 1:
         parcels = _without_heavy(parcels, shuffle, max(partition_rows, total // partitions))
-    joined = _in_arrow(_settled(parcels).repartition(partitions, keys=["bucket"]), shuffle.answer)
+    joined = in_arrow(_settled(parcels).repartition(partitions, keys=["bucket"]), shuffle.answer)
     schema = shuffle.answer(PARCELS.empty_table()).schema
     return EntityRows(rows=joined, schema=schema, count=entities.count)
 
 
 def _cut(shuffle: Shuffle, side: int, pieces: Sequence[Piece]) -> Dataset:
     numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
-    return _in_arrow(numbers, partial(_cut_pieces, shuffle=shuffle, side=side, pieces=pieces))
+    return in_arrow(numbers, partial(_cut_pieces, shuffle=shuffle, side=side, pieces=pieces))
 
 
 def _cut_pieces(
@@ -144,7 +185,7 @@ def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     """The parcels, those of buckets far above the `usual` number of rows split by time."""
     with cluster_errors():
         parcels = parcels.materialize()
-        weights = gather(_in_arrow(parcels, partial(_about, columns=("bucket", "rows"))))
+        weights = gather(in_arrow(parcels, partial(_about, columns=("bucket", "rows"))))
     total = weights.group_by("bucket").aggregate([("rows", "sum")])
     slices = {
         row["bucket"]: -(-row["rows_sum"] // usual)
@@ -154,23 +195,18 @@ def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     if not slices:
         return parcels
     with cluster_errors():
-        samples = gather(_in_arrow(parcels, partial(_about, columns=("bucket", "moments"))))
+        samples = gather(in_arrow(parcels, partial(_about, columns=("bucket", "moments"))))
     heavy: dict[int, Slices] = {}
     first = shuffle.buckets
     for bucket, count in slices.items():
         moments = pc.list_flatten(samples.filter(pc.equal(samples["bucket"], bucket))["moments"])
         heavy[bucket] = Slices.even(moments.to_numpy(), count, first)
         first += count
-    return _in_arrow(parcels, partial(shuffle.split, heavy=heavy))
+    return in_arrow(parcels, partial(shuffle.split, heavy=heavy))
 
 
 def _about(parcels: pa.Table, *, columns: Sequence[str]) -> pa.Table:
     return parcels.select(list(columns))
-
-
-def _in_arrow(rows: Dataset, step: Callable[..., object]) -> Dataset:
-    """Apply a function of Arrow tables to each block as it is."""
-    return _settled(rows).map_batches(step, batch_size=None, batch_format="pyarrow")
 
 
 def _settled(rows: Dataset) -> Dataset:

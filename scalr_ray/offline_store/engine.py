@@ -11,14 +11,25 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from scalr_ray.core.errors import RetryLater
+from scalr_ray.core.errors import RetryLater, UsageError
 from scalr_ray.offline_store.entity_rows import time_column
-from scalr_ray.offline_store.retrieve import FoundView, Rule, Session, find_views, join_features
+from scalr_ray.offline_store.retrieve import (
+    FoundView,
+    Rule,
+    Session,
+    as_of,
+    event_rows,
+    event_set_sql,
+    find_views,
+    join_features,
+    view_rows,
+)
 from scalr_ray.offline_store.view import ViewRead
 
 if TYPE_CHECKING:
@@ -42,11 +53,8 @@ class Engine:
     ray_above_rows: int
     partition_rows: int
 
-    def takes_cluster(self, entities: pa.Table, views: Sequence[FoundView]) -> bool:
-        """Whether these are joined on the cluster; no entity rows need none."""
-        if not entities.num_rows:
-            return False
-        rows = entities.num_rows + sum(view.count for view in views)
+    def takes_cluster(self, rows: int) -> bool:
+        """Whether so many rows, of both sides together, are for the cluster."""
         if self.name == "auto":
             return rows > self.ray_above_rows and _ray_is_there()
         return self.name == "ray"
@@ -63,7 +71,7 @@ def enrich(
         RetryLater: the cluster is not there, or gave up.
     """
     views = find_views(entities, reads, rule, session.access)
-    if not engine.takes_cluster(entities, views):
+    if not _for_cluster(entities, views, engine):
         return join_features(entities, views, session)
     from scalr_ray.offline_store.distribute import cluster_errors, gather
 
@@ -115,7 +123,7 @@ def enrich_on_cluster(
     from scalr_ray.offline_store.distribute import cluster_errors
 
     views = find_views(entities, reads, rule, session.access)
-    if not engine.takes_cluster(entities, views):
+    if not _for_cluster(entities, views, engine):
         return None
     row = _row_number(entities, reads)
     with cluster_errors():
@@ -123,6 +131,76 @@ def enrich_on_cluster(
             return _distributed(entities, views, session, engine)
         numbered = entities.append_column(row, pa.array(np.arange(entities.num_rows)))
         return _distributed(numbered, views, session, engine).sort(row).drop_columns([row])
+
+
+def enrich_dataset(
+    entities: Dataset,
+    reads: Sequence[ViewRead],
+    rule: Rule,
+    session: Session,
+    engine: Engine,
+    *,
+    in_order: bool = False,
+) -> Dataset:
+    """Features of entity rows that lie on the cluster, and stay there.
+
+    Raises:
+        DataError: a key column or a source is missing or wrong.
+        UsageError: an order was asked for, which such rows have not.
+    """
+    from scalr_ray.offline_store.distribute import distribute, read_dataset
+
+    if in_order:
+        raise UsageError("a Ray Dataset has no order to keep; sort the result by its columns")
+    views = [
+        FoundView(
+            read=read, join=as_of(read, rule, place), rows=view_rows(read, (), session.access)
+        )
+        for place, read in enumerate(reads)
+    ]
+    limits = replace(session.limits, threads=1)
+    return distribute(read_dataset(entities), views, limits, partition_rows=engine.partition_rows)
+
+
+def gather_dataset(rows: Dataset) -> pa.Table:
+    """All rows of a Ray Dataset, in this process and in no particular order.
+
+    Raises:
+        ScalrError: what a task raised on purpose.
+    """
+    from scalr_ray.offline_store.distribute import cluster_errors, gather
+
+    with cluster_errors():
+        return gather(rows)
+
+
+def event_set_on_cluster(
+    read: ViewRead,
+    *,
+    since: datetime | None,
+    until: datetime,
+    rule: Rule,
+    session: Session,
+    engine: Engine,
+    in_order: bool,  # noqa: ARG001 - an event set has none
+) -> Dataset | None:
+    """The event set of a view as a Ray Dataset, read there; None where DuckDB is to read it."""
+    rows = event_rows(read, since=since, until=until, rule=rule, access=session.access)
+    if rows is None or not engine.takes_cluster(rows.count):
+        return None
+    from scalr_ray.offline_store.cluster import connect
+    from scalr_ray.offline_store.distribute import read_pieces
+
+    connect()
+    pieces = rows.pieces()
+    limits = replace(session.limits, threads=1)
+    return read_pieces(pieces, event_set_sql(read), limits) if pieces else None
+
+
+def _for_cluster(entities: pa.Table, views: Sequence[FoundView], engine: Engine) -> bool:
+    """Whether these are joined on the cluster; where there are no entity rows, it needs none."""
+    rows = entities.num_rows
+    return rows > 0 and engine.takes_cluster(rows + sum(view.count for view in views))
 
 
 def _distributed(

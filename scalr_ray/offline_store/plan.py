@@ -6,14 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP
-from scalr_ray.offline_store.engine import Engine, enrich, enrich_on_cluster
+from scalr_ray.offline_store.engine import (
+    Engine,
+    enrich,
+    enrich_dataset,
+    enrich_on_cluster,
+    event_set_on_cluster,
+    gather_dataset,
+)
 from scalr_ray.offline_store.entity_rows import time_column, time_range
 from scalr_ray.offline_store.retrieve import (
     Rule,
@@ -59,18 +66,7 @@ def plan_enrichment(
         DataError: a key column of a view is missing from `entities`.
         UsageError: a feature has the name of an entity column.
     """
-    for read in reads:
-        if missing := sorted(set(read.keys.values()) - set(entities.column_names)):
-            raise DataError(
-                f"entity_df lacks the key column(s) {', '.join(missing)} "
-                f"of feature view {read.name!r}; it has {', '.join(entities.column_names)}"
-            )
-    shown = {column for read in reads for column in read.features.values()}
-    if clash := sorted(shown & set(entities.column_names)):
-        raise UsageError(
-            f"{', '.join(clash)} is both an entity column and a feature; "
-            "drop it from entity_df or pass full_feature_names=True"
-        )
+    _check_columns(reads, entities.column_names)
     time = time_column(entities.schema)
     return Retrieval(
         execute=partial(enrich, entities, reads, rule, session, engine),
@@ -81,10 +77,47 @@ def plan_enrichment(
     )
 
 
+def plan_dataset(
+    reads: Sequence[ViewRead], rule: Rule, session: Session, engine: Engine, entities: Dataset
+) -> Retrieval:
+    """Plan the features of entity rows that are a Ray Dataset: on the cluster, in no order.
+
+    Raises:
+        DataError: a key column of a view is missing from `entities`.
+        UsageError: a feature has the name of an entity column.
+    """
+    columns = entities.columns() or []
+    _check_columns(reads, columns)
+    joined = partial(enrich_dataset, entities, reads, rule, session, engine)
+    return Retrieval(
+        execute=lambda: gather_dataset(joined()),
+        on_cluster=joined,
+        sql=join_features_sql(reads, rule),
+        keys=tuple(columns),
+        time_range=(None, None),
+    )
+
+
+def _check_columns(reads: Sequence[ViewRead], columns: Sequence[str]) -> None:
+    for read in reads:
+        if missing := sorted(set(read.keys.values()) - set(columns)):
+            raise DataError(
+                f"entity_df lacks the key column(s) {', '.join(missing)} "
+                f"of feature view {read.name!r}; it has {', '.join(columns)}"
+            )
+    shown = {column for read in reads for column in read.features.values()}
+    if clash := sorted(shown & set(columns)):
+        raise UsageError(
+            f"{', '.join(clash)} is both an entity column and a feature; "
+            "drop it from entity_df or pass full_feature_names=True"
+        )
+
+
 def plan_event_set(
     reads: Sequence[ViewRead],
     rule: Rule,
     session: Session,
+    engine: Engine,
     start_date: datetime | None,
     end_date: datetime | None,
 ) -> Retrieval:
@@ -112,8 +145,10 @@ def plan_event_set(
             f"{EVENT_TIMESTAMP!r}, which is another column of the view; rename that one through "
             "field_mapping"
         )
+    what: dict[str, Any] = {"since": since, "until": until, "rule": rule, "session": session}
     return Retrieval(
-        execute=lambda: event_set(read, since=since, until=until, rule=rule, session=session),
+        execute=partial(event_set, read, **what),
+        on_cluster=partial(event_set_on_cluster, read, engine=engine, **what),
         sql=event_set_sql(read),
         keys=tuple(read.keys.values()),
         time_range=(since or _BEGINNING, until),

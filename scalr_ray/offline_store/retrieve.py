@@ -142,14 +142,21 @@ def event_set(
 
     Columns: keys, features, `event_timestamp`, and the created column under its own name.
     """
+    with open_duck(session.limits) as connection:
+        rows = event_rows(read, since=since, until=until, rule=rule, access=session.access)
+        _open_view(connection, "feature_rows", read, rows)
+        return connection.sql(event_set_sql(read)).to_arrow_table()
+
+
+def event_rows(
+    read: ViewRead, *, since: datetime | None, until: datetime, rule: Rule, access: Access
+) -> SourceRows | None:
+    """The rows behind `event_set`; None when the source has no data yet."""
     last = until - _MICROSECOND if rule.strictly_before else until
     bounds = [TimeBound(column=read.columns[read.event_time], since=since, until=last)]
     if rule.cut_off and read.created:
         bounds.append(TimeBound(column=read.columns[read.created], until=until))
-    with open_duck(session.limits) as connection:
-        rows = view_rows(read, tuple(bounds), session.access)
-        _open_view(connection, "feature_rows", read, rows)
-        return connection.sql(event_set_sql(read)).to_arrow_table()
+    return view_rows(read, tuple(bounds), access)
 
 
 def event_set_sql(read: ViewRead) -> str:

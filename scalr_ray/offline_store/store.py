@@ -10,6 +10,7 @@ offline_store:
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +36,7 @@ from scalr_ray.offline_store.entity_rows import read_entities
 from scalr_ray.offline_store.job import AsOfRetrievalJob
 from scalr_ray.offline_store.limits import Limits
 from scalr_ray.offline_store.parts import write_part
-from scalr_ray.offline_store.plan import plan_enrichment, plan_event_set
+from scalr_ray.offline_store.plan import plan_dataset, plan_enrichment, plan_event_set
 from scalr_ray.offline_store.retrieve import Pull, Rule, Session, pull_rows, pull_sql
 from scalr_ray.offline_store.sources.find import check_source, source_columns
 from scalr_ray.offline_store.sources.iceberg_append import append_to_iceberg
@@ -109,7 +110,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         with `start_date <= event_timestamp <= end_date`, recorded by `end_date` under the cut-off.
 
         Where a view reads PostgreSQL, `entity_df` may be a SELECT for that database. It is run
-        once, here, as the job's metadata and checks tell of its rows.
+        once, here, as the job's metadata and checks tell of its rows. A Ray Dataset is joined on
+        the cluster whatever the engine, and keeps no order.
 
         Raises:
             UsageError: something that was asked for does not exist or cannot be told.
@@ -123,11 +125,14 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         reads = read_views(
             feature_views, feature_refs, full_feature_names=full_feature_names, cut_off=rule.cut_off
         )
+        how = (reads, rule, _session(config), _engine(config))
         if entity_df is None:
-            retrieval = plan_event_set(reads, rule, _session(config), start_date, end_date)
+            retrieval = plan_event_set(*how, start_date, end_date)
+        elif _is_ray_dataset(entity_df):
+            retrieval = plan_dataset(*how, entity_df)
         else:
             entities = read_entities(_run_query(entity_df, reads, config))
-            retrieval = plan_enrichment(reads, rule, _session(config), _engine(config), entities)
+            retrieval = plan_enrichment(*how, entities)
         first, last = retrieval.time_range
         return AsOfRetrievalJob(
             retrieval.execute,
@@ -241,6 +246,12 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
                 "declare the schema of its feature view"
             )
         return columns
+
+
+def _is_ray_dataset(entity_df: Any) -> bool:  # noqa: ANN401 - anything may come
+    """Told without importing Ray: who never did has none."""
+    ray_data = sys.modules.get("ray.data")
+    return ray_data is not None and isinstance(entity_df, ray_data.Dataset)
 
 
 def _run_query(entity_df: Any, reads: Sequence[ViewRead], config: RepoConfig) -> Any:  # noqa: ANN401 - see read_entities

@@ -263,6 +263,41 @@ def test_a_ray_dataset_stays_on_the_cluster_and_keeps_its_order_if_asked(repo) -
     assert pa.concat_tables(arrow_blocks(ordered)).equals(right)
 
 
+def test_entity_rows_may_lie_on_the_cluster(repo) -> None:
+    import ray.data
+
+    entities = entity_rows(2000).convert_dtypes()
+    right = ask(feature_store(repo, engine="duckdb"), entities, cut_off=True).to_arrow()
+    dataset = ray.data.from_arrow(pa.Table.from_pandas(entities)).repartition(5)
+    store = feature_store(repo, partition_rows=300)
+    found = ask(store, dataset, cut_off=True)
+    by = [(name, "ascending") for name in right.column_names]
+    assert found.to_arrow().select(right.column_names).sort_by(by).equals(right.sort_by(by))
+    assert found.to_ray_dataset().count() == 2000
+    with pytest.raises(UsageError, match="has no order to keep"):
+        found.to_ray_dataset(in_order=True)
+    with pytest.raises(DataError, match="lacks the key column"):
+        ask(store, dataset.drop_columns(["user"]), cut_off=True)
+
+
+def test_an_event_set_is_read_on_the_cluster(repo) -> None:
+    def events(**options: Any) -> Any:
+        return feature_store(repo, **options).get_historical_features(
+            features=["steps:count", "steps:note"],
+            start_date=T0,
+            end_date=T0 + timedelta(hours=30),
+            filter_by_created_timestamp=True,
+        )
+
+    write(repo, "steps", world("steps", 1500))
+    right = events(engine="duckdb").to_arrow()
+    assert 0 < right.num_rows < 1500
+    dataset = events(engine="ray").to_ray_dataset().materialize()
+    assert dataset.num_blocks() > 2
+    by = [(name, "ascending") for name in right.column_names]
+    assert pa.concat_tables(arrow_blocks(dataset)).sort_by(by).equals(right.sort_by(by))
+
+
 def arrow_blocks(dataset: Any) -> list[pa.Table]:
     import ray
 

@@ -37,6 +37,8 @@ from scalr_ray.offline_store.sources.reading import Piece
 
 _MOST_PARTITIONS = 1024  # the shuffle keeps an object for each pair of a block and a partition
 _BUCKETS_EACH = 16  # so many small buckets make partitions of about the same size
+_MOST_BUCKETS = 4096  # with more, the parcels of a block would be too small
+_LOOKED_AT = 4_000_000  # parcels whose sizes come to this process
 _HEAVY = 2  # as many times the rows of a partition
 
 
@@ -152,7 +154,7 @@ def _join(
         ),
         key_types=key_types(views[0].schema, views[0].join.keys),
         entities=entities.schema,
-        buckets=partitions * _BUCKETS_EACH,
+        buckets=min(partitions * _BUCKETS_EACH, _MOST_BUCKETS),
         limits=limits,
     )
     parcels = in_arrow(entities.rows, shuffle.cut_entities)
@@ -185,17 +187,19 @@ def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     """The parcels, those of buckets far above the `usual` number of rows split by time."""
     with cluster_errors():
         parcels = parcels.materialize()
-        weights = gather(in_arrow(parcels, partial(_about, columns=("bucket", "rows"))))
+        every = -(-parcels.num_blocks() * shuffle.buckets // _LOOKED_AT)
+        weights = gather(in_arrow(parcels, partial(_some, columns=("bucket", "rows"), every=every)))
     total = weights.group_by("bucket").aggregate([("rows", "sum")])
     slices = {
-        row["bucket"]: -(-row["rows_sum"] // usual)
+        row["bucket"]: -(-row["rows_sum"] * every // usual)
         for row in total.to_pylist()
-        if row["rows_sum"] > _HEAVY * usual
+        if row["rows_sum"] * every > _HEAVY * usual
     }
     if not slices:
         return parcels
+    seen = partial(_some, columns=("bucket", "moments"), every=every)
     with cluster_errors():
-        samples = gather(in_arrow(parcels, partial(_about, columns=("bucket", "moments"))))
+        samples = gather(in_arrow(parcels, seen))
     heavy: dict[int, Slices] = {}
     first = shuffle.buckets
     for bucket, count in slices.items():
@@ -205,14 +209,17 @@ def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     return in_arrow(parcels, partial(shuffle.split, heavy=heavy))
 
 
-def _about(parcels: pa.Table, *, columns: Sequence[str]) -> pa.Table:
-    return parcels.select(list(columns))
+def _some(parcels: pa.Table, *, columns: Sequence[str], every: int) -> pa.Table:
+    """One in `every` parcels of a block, beginning at a place that differs from block to block."""
+    first = sum(parcels["rows"].to_pylist()) % every
+    return parcels.select(list(columns)).take(pa.array(range(first, parcels.num_rows, every)))
 
 
 def _settled(rows: Dataset) -> Dataset:
     """The settings of a dataset are a copy of those of the process, which stay as they are."""
     rows.context.raise_original_map_exception = True
     rows.context.shuffle_strategy = ShuffleStrategy.SHUFFLE_V2
+    rows.context.shuffle_compression = "lz4"  # quick; zstd gains little on numbers
     return rows
 
 

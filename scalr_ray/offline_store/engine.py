@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 EngineName = Literal["auto", "duckdb", "ray"]
-_BLOCK_ROWS = 250_000
+_BLOCK_ROWS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,8 @@ def pack(
     if not rows.num_rows:
         columns = {"bucket": [0], "side": [side], "rows": [0], "moments": [[]]}
         return pa.table(columns | {"parcel": _streams([rows])}, schema=PARCELS)
-    order = np.argsort(buckets, kind="stable")
+    few = buckets.max() <= np.iinfo(np.uint16).max  # numpy sorts short integers by radix
+    order = np.argsort(buckets.astype(np.uint16) if few else buckets, kind="stable")
     sorted_rows = rows.take(pa.array(order)).combine_chunks()
     present, starts = np.unique(buckets[order], return_index=True)
     ends = np.append(starts[1:], len(order))

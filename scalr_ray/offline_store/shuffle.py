@@ -108,7 +108,8 @@ class Shuffle:
         join = self._view(side).join
         needed = [*join.keys, join.event_time]
         needed += [join.created] if join.cut_off and join.created else []
-        rows = rows.filter(reduce(pc.and_, [pc.is_valid(rows[name]) for name in needed]))
+        if any(rows[name].null_count for name in needed):
+            rows = rows.filter(reduce(pc.and_, [pc.is_valid(rows[name]) for name in needed]))
         keys = [rows[key] for key in join.keys]
         with open_duck(self.limits) as session:
             buckets = self._buckets(session, keys, rows)

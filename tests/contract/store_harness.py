@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
+from feast_config import feast_config
 from psycopg.conninfo import conninfo_to_dict
 
 from scalr_ray.core.events import TIMESTAMP
@@ -139,18 +140,10 @@ def _way_in(server: Server) -> dict[str, Any]:
 
 def _registered(name: str, folder: Path, sources: Sources, options: Mapping[str, Any]) -> Bench:
     os.environ["FEAST_USAGE"] = "False"  # read when Feast is imported
-    from feast import FeatureStore, RepoConfig
+    from feast import FeatureStore
 
-    config = RepoConfig(
-        project="contract",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{folder / 'registry.db'}"},
-        offline_store=dict(options),
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=folder,
-    )
-    bench = Bench(name=name, sources=sources, store=FeatureStore(config=config))
+    store = FeatureStore(config=feast_config(folder, **options))
+    bench = Bench(name=name, sources=sources, store=store)
     for view in VIEWS:
         bench.write(view, [])  # a source that is not there is refused
     with warnings.catch_warnings():

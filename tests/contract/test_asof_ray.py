@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from asof_oracle import FeatureRow, Rule, look_up
+from feast_config import feast_config
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import TIMESTAMP
@@ -50,18 +51,9 @@ def repo(tmp_path_factory) -> Path:
 
 
 def feature_store(repo: Path, **options: Any) -> Any:
-    from feast import FeatureStore, RepoConfig
+    from feast import FeatureStore
 
-    config = RepoConfig(
-        project="cluster",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
-    return FeatureStore(config=config)
+    return FeatureStore(config=feast_config(repo, **options))
 
 
 def definitions(repo: Path) -> list[Any]:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from asof_oracle import FeatureRow, Rule, look_up
+from feast_config import feast_config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -42,20 +43,6 @@ entities = st.lists(
     min_size=1,
     max_size=12,
 )
-
-
-def repo_config(repo: Path, **options: Any) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="contract",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
 
 
 def write_history(folder: Path, history: Sequence[FeatureRow]) -> None:
@@ -113,7 +100,7 @@ def repo(tmp_path_factory) -> Path:
         return pd.DataFrame({"double": inputs["amount"] * 2})
 
     write_history(repo / "history", [FeatureRow(("1", 1), T0, T0 + HOUR, (7,))])
-    store = FeatureStore(config=repo_config(repo))
+    store = FeatureStore(config=feast_config(repo))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # Feast calls on-demand views experimental
         store.apply([shop, till, source, plain, lasting, fading, unrecorded, doubled])
@@ -123,7 +110,7 @@ def repo(tmp_path_factory) -> Path:
 def open_store(repo: Path, **options: Any) -> Any:
     from feast import FeatureStore
 
-    return FeatureStore(repo_path=str(repo), config=repo_config(repo, **options))
+    return FeatureStore(repo_path=str(repo), config=feast_config(repo, **options))
 
 
 def entity_frame(wanted: Sequence[Any]) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import feast_config
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import TIMESTAMP
@@ -16,20 +17,6 @@ from scalr_ray.core.events import TIMESTAMP
 pytestmark = pytest.mark.feast
 
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def config(repo: Path, **options: Any) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="files",
-        provider="local",
-        registry=str(repo / "registry.db"),
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
 
 
 def rows(count: int = 3) -> pa.Table:
@@ -64,14 +51,14 @@ def pull(repo: Path, path: str, **options: Any) -> Any:
     from scalr_ray.offline_store import AsOfOfflineStore
 
     return AsOfOfflineStore.pull_all_from_table_or_query(
-        config(repo, **options), source(path), ["key"], ["value"], "event_timestamp"
+        feast_config(repo, **options), source(path), ["key"], ["value"], "event_timestamp"
     )
 
 
 def write(repo: Path, path: str, table: pa.Table, **options: Any) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
-    AsOfOfflineStore.offline_write_batch(config(repo), view(path, **options), table, None)
+    AsOfOfflineStore.offline_write_batch(feast_config(repo), view(path, **options), table, None)
 
 
 @pytest.mark.parametrize("path", ["numbers", "numbers/part-*.parquet"])
@@ -171,7 +158,7 @@ def test_files_elsewhere_are_refused(tmp_path, path) -> None:
 def test_views_may_be_registered_before_their_first_row(tmp_path, path) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
-    AsOfOfflineStore().validate_data_source(config(tmp_path), source(path))
+    AsOfOfflineStore().validate_data_source(feast_config(tmp_path), source(path))
 
 
 @pytest.mark.parametrize(
@@ -185,7 +172,7 @@ def test_time_columns_of_what_is_there_are_checked(tmp_path, kind, line) -> None
         table = table.append_column("event_timestamp", pa.array(["a", "b", "c"], kind))
     pq.write_table(table, tmp_path / "numbers.parquet")
     with pytest.raises(DataError, match=line):
-        AsOfOfflineStore().validate_data_source(config(tmp_path), source("numbers.parquet"))
+        AsOfOfflineStore().validate_data_source(feast_config(tmp_path), source("numbers.parquet"))
 
 
 def test_columns_for_inference_are_those_on_disk(tmp_path) -> None:
@@ -194,11 +181,11 @@ def test_columns_for_inference_are_those_on_disk(tmp_path) -> None:
     store = AsOfOfflineStore()
     with pytest.raises(DataError, match="no data yet"):
         store.get_table_column_names_and_types_from_data_source(
-            config(tmp_path), source("numbers/part-*.parquet")
+            feast_config(tmp_path), source("numbers/part-*.parquet")
         )
     write(tmp_path, "numbers", rows())
     columns = store.get_table_column_names_and_types_from_data_source(
-        config(tmp_path), source("numbers/part-*.parquet")
+        feast_config(tmp_path), source("numbers/part-*.parquet")
     )
     assert list(columns) == [
         ("key", "string"),
@@ -215,7 +202,7 @@ def test_lists_are_spelt_as_the_inference_of_feast_reads_them(tmp_path) -> None:
 
     write(tmp_path, "numbers", rows().append_column("tags", pa.array([["a"], [], None])))
     columns = AsOfOfflineStore().get_table_column_names_and_types_from_data_source(
-        config(tmp_path), source("numbers")
+        feast_config(tmp_path), source("numbers")
     )
     assert pa_to_feast_value_type(dict(columns)["tags"]) is ValueType.STRING_LIST
 

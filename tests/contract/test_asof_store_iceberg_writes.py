@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from iceberg_tables import SALES, append, config, create, open_store, sales, source, view
+from feast_config import feast_config
+from iceberg_tables import SALES, append, create, open_store, sales, source, view
 
 from scalr_ray.core.config import IdTypes
 from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
@@ -41,7 +42,7 @@ def write(repo: Path, rows: pa.Table, **options: Any) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
     AsOfOfflineStore.offline_write_batch(
-        config(repo), view(source(repo, **options), "amount"), rows, None
+        feast_config(repo), view(source(repo, **options), "amount"), rows, None
     )
 
 
@@ -100,7 +101,7 @@ def test_columns_are_found_by_their_names_in_the_view(tmp_path) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
     target = view(source(tmp_path, field_mapping=mapped), "euros")
-    AsOfOfflineStore.offline_write_batch(config(tmp_path), target, shown, None)
+    AsOfOfflineStore.offline_write_batch(feast_config(tmp_path), target, shown, None)
     assert stored(tmp_path).select(SALES.names) == batch().cast(stored(tmp_path).schema)
 
 
@@ -205,7 +206,7 @@ def test_synthetic_events_are_sent_to_publish(tmp_path) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
     with pytest.raises(UsageError, match="publish events to it with `scalr publish`"):
-        AsOfOfflineStore.offline_write_batch(config(tmp_path), target, batch(), None)
+        AsOfOfflineStore.offline_write_batch(feast_config(tmp_path), target, batch(), None)
 
 
 def test_concurrent_writers_lose_nothing_and_double_nothing(tmp_path) -> None:

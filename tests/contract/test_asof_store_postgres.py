@@ -15,6 +15,7 @@ import pandas as pd
 import psycopg
 import pytest
 from asof_oracle import FeatureRow, Rule, look_up
+from feast_config import feast_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from postgres_server import Server, postgres_server
@@ -109,18 +110,10 @@ def bench(server, tmp_path_factory) -> Iterator[Bench]:
 
 
 def feature_store(server: Server, repo: Any, **options: Any) -> Any:
-    from feast import FeatureStore, RepoConfig
+    from feast import FeatureStore
 
-    config = RepoConfig(
-        project="contract",
-        provider="local",
-        registry={"registry_type": "sql", "path": server.url(driver="psycopg")},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
-    return FeatureStore(config=config)
+    registry = server.url(driver="psycopg")
+    return FeatureStore(config=feast_config(repo, registry=registry, **options))
 
 
 def definitions() -> list[Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import feast_config
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import TIMESTAMP
@@ -38,7 +39,7 @@ def open_store(
     path: str = "sales/part-*.parquet",
 ) -> Any:
     """Shop `a` has 1 (2, 3, ...) in its features and shop `b` 101, both from T0 on."""
-    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
     from feast.types import Int64, String
 
     times = pa.array([T0, T0], TIMESTAMP)
@@ -47,16 +48,7 @@ def open_store(
         columns.setdefault(feature, pa.array([1 + place, 101 + place]))
     (repo / path).parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), (repo / path).with_name("part-0.parquet"))
-    config = RepoConfig(
-        project="refusals",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore"},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
-    store = FeatureStore(config=config)
+    store = FeatureStore(config=feast_config(repo))
     entity = Entity(name=key, join_keys=[key], value_type=ValueType.STRING)
     files = FileSource(name=source, path=path, timestamp_field=at, created_timestamp_column=known)
     fields = [Field(name=key, dtype=String), *(Field(name=f, dtype=Int64) for f in features)]

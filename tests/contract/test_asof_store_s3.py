@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import feast_config
 from file_layouts import LAYOUTS, T0, Home, countries, histories, moments, styles
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -24,20 +25,6 @@ pytestmark = pytest.mark.feast
 
 HOMES = ("local", "s3")
 TTL = timedelta(hours=2)
-
-
-def config(repo: Path, **options: Any) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="remote",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
 
 
 def definitions(homes: dict[str, Home]) -> list[Any]:
@@ -82,7 +69,9 @@ def homes(s3, tmp_path) -> dict[str, Home]:
 def store(homes, tmp_path) -> Any:
     from feast import FeatureStore
 
-    store = FeatureStore(config=config(tmp_path, blob_export_location=f"s3://{BUCKET}/exports"))
+    store = FeatureStore(
+        config=feast_config(tmp_path, blob_export_location=f"s3://{BUCKET}/exports")
+    )
     store.apply(definitions(homes))
     return store
 
@@ -201,7 +190,7 @@ def test_exports_are_new_folders_of_several_files_in_order(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.endpoint)
     monkeypatch.setattr(job, "EXPORT_ROWS", 4)
     seed(store, "folder_s3", rows(10))
-    local = FeatureStore(config=config(tmp_path, blob_export_location="exports"))
+    local = FeatureStore(config=feast_config(tmp_path, blob_export_location="exports"))
     for exporting, read in (
         (store, lambda uri: s3.table(uri.removeprefix(f"s3://{BUCKET}/"))),
         (local, pq.read_table),
@@ -218,7 +207,7 @@ def test_exports_are_new_folders_of_several_files_in_order(
 def test_exports_without_a_location_name_the_setting(homes, tmp_path) -> None:
     from feast import FeatureStore
 
-    store = FeatureStore(config=config(tmp_path))
+    store = FeatureStore(config=feast_config(tmp_path))
     store.apply(definitions(homes))
     wanted = amounts(store, 1)
     assert not wanted.supports_remote_storage_export()
@@ -259,7 +248,7 @@ def pull(tmp_path: Path, path: str, endpoint: str, **bounds: datetime) -> pa.Tab
         name="source", path=path, timestamp_field="at", s3_endpoint_override=endpoint
     )
     return AsOfOfflineStore.pull_all_from_table_or_query(
-        config(tmp_path), source, ["person"], ["amount"], "at", **bounds
+        feast_config(tmp_path), source, ["person"], ["amount"], "at", **bounds
     ).to_arrow()
 
 

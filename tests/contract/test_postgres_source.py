@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pyarrow as pa
 import pytest
+from feast_config import feast_config
 from postgres_server import Server, postgres_server
 
 from scalr_ray.core.duck import duck
@@ -42,21 +43,7 @@ def database(server) -> Iterator[psycopg.Connection]:
 
 
 def config(server: Server, repo: Path, **options: Any) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="postgres",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={
-            "type": "scalr_ray.offline_store.AsOfOfflineStore",
-            "postgres_url": server.url(),
-            **options,
-        },
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
+    return feast_config(repo, postgres_url=server.url(), **options)
 
 
 def source(**options: Any) -> Any:

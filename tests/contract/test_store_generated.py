@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import feast_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -150,7 +151,7 @@ def repo(tmp_path_factory) -> Path:
     from feast import FeatureStore
 
     repo = tmp_path_factory.mktemp("generated")
-    FeatureStore(config=_config(repo, strictly_before=False)).apply(_definitions(repo))
+    FeatureStore(config=feast_config(repo, strictly_before=False)).apply(_definitions(repo))
     return repo
 
 
@@ -160,7 +161,7 @@ def stores(repo) -> dict[bool, Any]:
     from feast import FeatureStore
 
     return {
-        strictly: FeatureStore(config=_config(repo, strictly_before=strictly))
+        strictly: FeatureStore(config=feast_config(repo, strictly_before=strictly))
         for strictly in (False, True)
     }
 
@@ -250,23 +251,6 @@ def _source_name(keying: str, recorded: bool) -> str:  # noqa: FBT001 - told apa
 
 def _view_name(keying: str, ttl: str, recorded: bool) -> str:  # noqa: FBT001 - as above
     return f"{_source_name(keying, recorded)}_{ttl}"
-
-
-def _config(repo: Path, *, strictly_before: bool) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="generated",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={
-            "type": "scalr_ray.offline_store.AsOfOfflineStore",
-            "strictly_before": strictly_before,
-        },
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
 
 
 def _definitions(repo: Path) -> list[Any]:

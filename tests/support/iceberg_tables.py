@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+from feast_config import feast_config
 
 from scalr_ray.core.events import TIMESTAMP
 
@@ -100,25 +101,11 @@ def view(batch_source: Any, feature: str = "amount", keys: tuple[str, ...] = ("s
     return FeatureView(name="sales", entities=entities, schema=schema, source=batch_source)
 
 
-def config(repo: Path, **options: Any) -> Any:
-    from feast import RepoConfig
-
-    return RepoConfig(
-        project="shop",
-        provider="local",
-        registry={"registry_type": "sql", "path": f"sqlite:///{repo / 'registry.db'}"},
-        offline_store={"type": "scalr_ray.offline_store.AsOfOfflineStore", **options},
-        online_store=None,
-        entity_key_serialization_version=3,
-        repo_path=repo,
-    )
-
-
 def open_store(repo: Path, *definitions: Any, **options: Any) -> Any:
     """A store on the registry of `repo`, after applying the definitions, if there are any."""
     from feast import FeatureStore
 
-    store = FeatureStore(config=config(repo, **options))
+    store = FeatureStore(config=feast_config(repo, **options))
     if definitions:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # some features are experimental

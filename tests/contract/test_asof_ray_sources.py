@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from asof_oracle import FeatureRow, Rule, look_up
+from feast_config import feast_config
 from postgres_server import Server, postgres_server
 from s3_server import BUCKET, S3, identify, s3_server_fixture  # noqa: F401 - the fixture it is
 
@@ -143,7 +144,7 @@ def write_postgres(server: Server, table: pa.Table) -> None:
 def feature_store(repo: Path, server: Server, **options: Any) -> Any:
     from feast import FeatureStore
 
-    return FeatureStore(config=iceberg_tables.config(repo, postgres_url=server.url(), **options))
+    return FeatureStore(config=feast_config(repo, postgres_url=server.url(), **options))
 
 
 def definitions(repo: Path, s3: S3) -> list[Any]:

@@ -43,7 +43,7 @@ def database(server) -> Iterator[psycopg.Connection]:
 
 
 def config(server: Server, repo: Path, **options: Any) -> Any:
-    return feast_config(repo, postgres_url=server.url(), **options)
+    return feast_config(repo, **{"postgres_url": server.url(), **options})
 
 
 def source(**options: Any) -> Any:

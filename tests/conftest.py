@@ -7,7 +7,9 @@ they are first imported, and the test modules import them right after.
 from __future__ import annotations
 
 import os
+import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _QUIET = {
@@ -40,3 +42,22 @@ _PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("local", **_PATIENT)
 settings.register_profile("ci", **_PATIENT, derandomize=True, database=None, print_blob=True)
 settings.load_profile("ci" if "CI" in os.environ else "local")
+
+_STATUS = pytest.StashKey[int]()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    session.config.stash[_STATUS] = int(exitstatus)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with the result of the tests, without tearing the interpreter down.
+
+    Arrow's S3 client, Ray, gRPC and ADBC share this process, and end their threads in an order that
+    nobody controls: now and then that crashed after the last test had passed.
+    """
+    if _STATUS in config.stash:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(config.stash[_STATUS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -61,11 +62,10 @@ class SyntheticEventLake:
         """
         schema = synthetic_event_schema(ids.user_id, ids.item_id)
         catalog = open_catalog(layout)
-        try:
+        with ExitStack() as unless_done:
+            unless_done.callback(catalog.close)
             table = open_table(catalog, schema)
-        except BaseException:
-            catalog.close()
-            raise
+            unless_done.pop_all()
         staging = StagingArea(folder=Path(table.location()) / "data", schema=schema)
         return cls(catalog, staging)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,16 +33,15 @@ def open_database(url: str) -> Engine:
         RetryLater: it stayed locked.
     """
     engine = _create_engine(url)
-    try:
-        _prepare(engine)
-    except DatabaseError as error:
-        engine.dispose()
-        if _is_locked(error):
-            raise RetryLater(f"{url} is busy; try again") from error
-        raise ConfigError(f"cannot open the ledger at {url}: {error.orig}") from error
-    except BaseException:
-        engine.dispose()
-        raise
+    with ExitStack() as unless_done:
+        unless_done.callback(engine.dispose)
+        try:
+            _prepare(engine)
+        except DatabaseError as error:
+            if _is_locked(error):
+                raise RetryLater(f"{url} is busy; try again") from error
+            raise ConfigError(f"cannot open the ledger at {url}: {error.orig}") from error
+        unless_done.pop_all()
     return engine
 
 

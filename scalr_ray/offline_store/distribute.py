@@ -109,8 +109,7 @@ def read_dataset(rows: Dataset) -> EntityRows:
 
 def read_pieces(pieces: Sequence[Piece], sql: str, limits: Limits) -> Dataset:
     """What the statement `sql` makes of `feature_rows`, piece by piece, in no order."""
-    numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
-    return in_arrow(numbers, partial(_select_pieces, pieces=pieces, sql=sql, limits=limits))
+    return _for_each_piece(pieces, partial(_select, sql=sql, limits=limits))
 
 
 def in_arrow(rows: Dataset, step: Callable[..., object]) -> Dataset:
@@ -118,14 +117,26 @@ def in_arrow(rows: Dataset, step: Callable[..., object]) -> Dataset:
     return _settled(rows).map_batches(step, batch_size=None, batch_format="pyarrow")
 
 
-def _select_pieces(
-    numbers: pa.Table, *, pieces: Sequence[Piece], sql: str, limits: Limits
+def _for_each_piece(
+    pieces: Sequence[Piece], step: Callable[[Piece], Iterator[pa.Table]]
+) -> Dataset:
+    """What `step` makes of each piece, in tasks of their own."""
+    numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
+    return in_arrow(numbers, partial(_step_through, pieces=pieces, step=step))
+
+
+def _step_through(
+    numbers: pa.Table, *, pieces: Sequence[Piece], step: Callable[[Piece], Iterator[pa.Table]]
 ) -> Iterator[pa.Table]:
+    for number in numbers["id"].to_pylist():
+        yield from step(pieces[number])
+
+
+def _select(piece: Piece, *, sql: str, limits: Limits) -> Iterator[pa.Table]:
     with open_duck(limits) as session:
-        for number in numbers["id"].to_pylist():
-            for batch in pieces[number].read():
-                session.register("feature_rows", pa.Table.from_batches([batch]))
-                yield session.sql(sql).to_arrow_table()
+        for batch in piece.read():
+            session.register("feature_rows", pa.Table.from_batches([batch]))
+            yield session.sql(sql).to_arrow_table()
 
 
 def _keyed_alike(views: Sequence[FoundView]) -> list[list[FoundView]]:
@@ -160,7 +171,8 @@ def _join(
     parcels = in_arrow(entities.rows, shuffle.cut_entities)
     for side, view in enumerate(views, 1):
         if pieces := list(view.rows.pieces()) if view.rows else []:
-            parcels = parcels.union(_cut(shuffle, side, pieces))
+            cut = partial(_cut, shuffle=shuffle, side=side)
+            parcels = parcels.union(_for_each_piece(pieces, cut))
     if partitions > 1:
         parcels = _without_heavy(parcels, shuffle, max(partition_rows, total // partitions))
     joined = in_arrow(_settled(parcels).repartition(partitions, keys=["bucket"]), shuffle.answer)
@@ -168,27 +180,19 @@ def _join(
     return EntityRows(rows=joined, schema=schema, count=entities.count)
 
 
-def _cut(shuffle: Shuffle, side: int, pieces: Sequence[Piece]) -> Dataset:
-    numbers = ray.data.range(len(pieces), override_num_blocks=len(pieces))
-    return in_arrow(numbers, partial(_cut_pieces, shuffle=shuffle, side=side, pieces=pieces))
-
-
-def _cut_pieces(
-    numbers: pa.Table, *, shuffle: Shuffle, side: int, pieces: Sequence[Piece]
-) -> Iterator[pa.Table]:
+def _cut(piece: Piece, *, shuffle: Shuffle, side: int) -> Iterator[pa.Table]:
     # Ray loses the columns of a block without rows, and its shuffle then fails
     yield shuffle.cut_features(side, shuffle.views[side - 1].schema.empty_table())
-    for number in numbers["id"].to_pylist():
-        for batch in pieces[number].read():
-            yield shuffle.cut_features(side, pa.Table.from_batches([batch]))
+    for batch in piece.read():
+        yield shuffle.cut_features(side, pa.Table.from_batches([batch]))
 
 
 def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     """The parcels, those of buckets far above the `usual` number of rows split by time."""
     with cluster_errors():
         parcels = parcels.materialize()
-        every = -(-parcels.num_blocks() * shuffle.buckets // _LOOKED_AT)
-        weights = gather(in_arrow(parcels, partial(_some, columns=("bucket", "rows"), every=every)))
+    every = -(-parcels.num_blocks() * shuffle.buckets // _LOOKED_AT)
+    weights = gather(in_arrow(parcels, partial(_some, columns=("bucket", "rows"), every=every)))
     total = weights.group_by("bucket").aggregate([("rows", "sum")])
     slices = {
         row["bucket"]: -(-row["rows_sum"] * every // usual)
@@ -197,9 +201,7 @@ def _without_heavy(parcels: Dataset, shuffle: Shuffle, usual: int) -> Dataset:
     }
     if not slices:
         return parcels
-    seen = partial(_some, columns=("bucket", "moments"), every=every)
-    with cluster_errors():
-        samples = gather(in_arrow(parcels, seen))
+    samples = gather(in_arrow(parcels, partial(_some, columns=("bucket", "moments"), every=every)))
     heavy: dict[int, Slices] = {}
     first = shuffle.buckets
     for bucket, count in slices.items():
@@ -224,6 +226,11 @@ def _settled(rows: Dataset) -> Dataset:
 
 
 def gather(rows: Dataset) -> pa.Table:
-    """All rows, in this process."""
-    blocks: list[pa.Table] = ray.get(rows.to_arrow_refs())
+    """All rows, in this process.
+
+    Raises:
+        ScalrError: what a task raised on purpose.
+    """
+    with cluster_errors():
+        blocks: list[pa.Table] = ray.get(rows.to_arrow_refs())
     return pa.concat_tables([block for block in blocks if block.num_columns])  # none: no rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
@@ -23,12 +23,10 @@ from scalr_ray.offline_store.retrieve import (
     FoundView,
     Rule,
     Session,
-    as_of,
     event_rows,
     event_set_sql,
     find_views,
     join_features,
-    view_rows,
 )
 from scalr_ray.offline_store.view import ViewRead
 
@@ -73,7 +71,7 @@ def enrich(
     views = find_views(entities, reads, rule, session.access)
     if not _for_cluster(entities, views, engine):
         return join_features(entities, views, session)
-    from scalr_ray.offline_store.distribute import cluster_errors, gather
+    from scalr_ray.offline_store.distribute import gather
 
     row = _row_number(entities, reads)
     wanted = dict.fromkeys(key for read in reads for key in read.keys.values())
@@ -81,9 +79,8 @@ def enrich(
         row, pa.array(np.arange(entities.num_rows))
     )
     shown = [column for read in reads for column in read.features.values()]
-    with cluster_errors():
-        joined = _distributed(numbered, views, session, engine)
-        found = gather(joined.select_columns([row, *shown]))
+    joined = _distributed(numbered, views, session, engine)
+    found = gather(joined.select_columns([row, *shown]))
     if found.num_rows != entities.num_rows:
         raise RetryLater(
             f"the cluster answered {found.num_rows} of {entities.num_rows} entity rows; try again"
@@ -120,17 +117,14 @@ def enrich_on_cluster(
         DataError: a key column or a source is missing or wrong.
         RetryLater: the cluster is not there, or gave up.
     """
-    from scalr_ray.offline_store.distribute import cluster_errors
-
     views = find_views(entities, reads, rule, session.access)
     if not _for_cluster(entities, views, engine):
         return None
+    if not in_order:
+        return _distributed(entities, views, session, engine)
     row = _row_number(entities, reads)
-    with cluster_errors():
-        if not in_order:
-            return _distributed(entities, views, session, engine)
-        numbered = entities.append_column(row, pa.array(np.arange(entities.num_rows)))
-        return _distributed(numbered, views, session, engine).sort(row).drop_columns([row])
+    numbered = entities.append_column(row, pa.array(np.arange(entities.num_rows)))
+    return _distributed(numbered, views, session, engine).sort(row).drop_columns([row])
 
 
 def enrich_dataset(
@@ -152,14 +146,12 @@ def enrich_dataset(
 
     if in_order:
         raise UsageError("a Ray Dataset has no order to keep; sort the result by its columns")
-    views = [
-        FoundView(
-            read=read, join=as_of(read, rule, place), rows=view_rows(read, (), session.access)
-        )
-        for place, read in enumerate(reads)
-    ]
-    limits = replace(session.limits, threads=1)
-    return distribute(read_dataset(entities), views, limits, partition_rows=engine.partition_rows)
+    return distribute(
+        read_dataset(entities),
+        find_views(None, reads, rule, session.access),
+        session.limits.of_a_task(),
+        partition_rows=engine.partition_rows,
+    )
 
 
 def gather_dataset(rows: Dataset) -> pa.Table:
@@ -168,10 +160,9 @@ def gather_dataset(rows: Dataset) -> pa.Table:
     Raises:
         ScalrError: what a task raised on purpose.
     """
-    from scalr_ray.offline_store.distribute import cluster_errors, gather
+    from scalr_ray.offline_store.distribute import gather
 
-    with cluster_errors():
-        return gather(rows)
+    return gather(rows)
 
 
 def event_set_on_cluster(
@@ -193,7 +184,7 @@ def event_set_on_cluster(
 
     connect()
     pieces = rows.pieces()
-    limits = replace(session.limits, threads=1)
+    limits = session.limits.of_a_task()
     return read_pieces(pieces, event_set_sql(read), limits) if pieces else None
 
 
@@ -215,7 +206,7 @@ def _distributed(
     starts = range(0, max(entities.num_rows, 1), _BLOCK_ROWS)
     rows = from_arrow([entities.slice(start, _BLOCK_ROWS) for start in starts])
     side = EntityRows(rows=rows, schema=entities.schema, count=entities.num_rows)
-    limits = replace(session.limits, threads=1)  # Ray gives a task one CPU
+    limits = session.limits.of_a_task()
     return distribute(side, views, limits, partition_rows=engine.partition_rows)
 
 

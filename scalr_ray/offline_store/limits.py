@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -27,6 +27,10 @@ class Limits:
     memory_limit: str
     threads: int
     spill_dir: Path | None
+
+    def of_a_task(self) -> Limits:
+        """The same for a task of a cluster, to which Ray gives one CPU."""
+        return replace(self, threads=1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,14 +27,13 @@ _FINGERPRINT_DIGITS = 32
 def write_beside(path: Path, table: pa.Table) -> Path:
     """Write `table` durably to a hidden file in the folder of `path` and return where it lies."""
     hidden = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    with ExitStack() as unless_done:
+        unless_done.callback(hidden.unlink, missing_ok=True)
         with hidden.open("xb") as stream:
             pq.write_table(table.combine_chunks(), stream)
             stream.flush()
             os.fsync(stream.fileno())
-    except BaseException:
-        hidden.unlink(missing_ok=True)
-        raise
+        unless_done.pop_all()
     return hidden
 
 

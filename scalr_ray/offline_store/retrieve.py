@@ -71,25 +71,31 @@ class FoundView:
 
 
 def find_views(
-    entities: pa.Table, reads: Sequence[ViewRead], rule: Rule, access: Access
+    entities: pa.Table | None, reads: Sequence[ViewRead], rule: Rule, access: Access
 ) -> list[FoundView]:
     """Find the sources of a retrieval; their rows are not read yet.
+
+    Args:
+        entities: what features are wanted for: rows that none of them may see need not be read.
+            None where they are not in this process.
+        reads: what is taken from which view.
+        rule: what may be seen.
+        access: what reading the sources takes.
 
     Raises:
         DataError: a source is gone or corrupt, or a column is missing or wrong.
         UsageError: the kind of source is not supported.
     """
-    times = entities[time_column(entities.schema)]
-    return [
-        FoundView(
-            read=read,
-            join=as_of(read, rule, place),
-            rows=view_rows(
-                read, reachable(read, times, rule), access, keys=wanted_keys(read, entities)
-            ),
-        )
-        for place, read in enumerate(reads)
-    ]
+    found = []
+    for place, read in enumerate(reads):
+        bounds: tuple[TimeBound, ...] = ()
+        keys: tuple[KeyFilter, ...] = ()
+        if entities is not None:
+            bounds = reachable(read, entities[time_column(entities.schema)], rule)
+            keys = wanted_keys(read, entities)
+        rows = view_rows(read, bounds, access, keys=keys)
+        found.append(FoundView(read=read, join=as_of(read, rule, place), rows=rows))
+    return found
 
 
 def join_features(entities: pa.Table, views: Sequence[FoundView], session: Session) -> pa.Table:

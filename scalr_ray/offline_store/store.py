@@ -201,8 +201,8 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         nothing.
 
         Raises:
-            UsageError: the source is a single file, a query or not local; or an Iceberg table that
-                is not there, is pinned, or holds synthetic events.
+            UsageError: the source is a single file, folders that name columns, or a query; or a
+                table that is not there, is pinned, or holds synthetic events.
             DataError: a column of the view is missing, or its values do not fit.
             RetryLater: PostgreSQL cannot be reached, or others kept committing to Iceberg first.
             StateUnknown: the answer to the Iceberg commit was lost; write the same rows again.

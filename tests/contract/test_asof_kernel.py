@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
+from asof_drawn import ORIGIN, rules, times_or_null
 from asof_oracle import FeatureRow, Rule, look_up
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,6 @@ from scalr_ray.core.errors import UsageError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.offline_store.kernel import AsOfJoin, as_of_join
 
-ORIGIN = datetime(2026, 3, 1, tzinfo=UTC)
 KEY_KINDS: dict[str, tuple[tuple[pa.DataType, st.SearchStrategy[Any]], ...]] = {
     "string": ((pa.string(), st.sampled_from(["1", "11", "", "é", None])),),
     "int": ((pa.int64(), st.sampled_from([1, 11, -1, 2**62, None])),),
@@ -30,18 +30,6 @@ KEY_KINDS: dict[str, tuple[tuple[pa.DataType, st.SearchStrategy[Any]], ...]] = {
 }
 
 # Few distinct instants, microseconds and a day apart, so that ties and boundaries are the rule.
-times = st.builds(
-    lambda days, micros: ORIGIN + timedelta(days=days, microseconds=micros),
-    st.integers(-2, 2),
-    st.integers(-1, 1),
-)
-times_or_null = st.one_of(times, times, times, st.none())
-rules = st.builds(
-    Rule,
-    ttl=st.sampled_from([timedelta(), timedelta(microseconds=1), timedelta(days=1)]),
-    cut_off=st.booleans(),
-    strictly_before=st.booleans(),
-)
 
 
 @st.composite

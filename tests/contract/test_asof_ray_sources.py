@@ -228,13 +228,13 @@ def pieces(monkeypatch) -> list[int]:
     from scalr_ray.offline_store.sources import postgres
 
     counted: list[int] = []
-    cut = distribute._cut
+    for_each_piece = distribute._for_each_piece
 
-    def spy(shuffle: Any, side: int, found: Sequence[Any]) -> Any:
+    def spy(found: Sequence[Any], step: Any) -> Any:
         counted.append(len(found))
-        return cut(shuffle, side, found)
+        return for_each_piece(found, step)
 
-    monkeypatch.setattr(distribute, "_cut", spy)
+    monkeypatch.setattr(distribute, "_for_each_piece", spy)
     monkeypatch.setattr(postgres, "_PIECE_PAGES", 3)
     return counted
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from asof_drawn import ORIGIN, rules, times, times_or_null
 from asof_oracle import FeatureRow, Rule, look_up
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,6 @@ from scalr_ray.offline_store.limits import Limits
 from scalr_ray.offline_store.parcels import key_buckets, key_types
 from scalr_ray.offline_store.shuffle import Shuffle, ShuffledView, Slices
 
-ORIGIN = datetime(2026, 3, 1, tzinfo=UTC)
 # Type of the entity key, type of the feature key, values: equal keys must meet whatever their type.
 KEYINGS: dict[str, tuple[tuple[pa.DataType, pa.DataType, st.SearchStrategy[Any]], ...]] = {
     "text": ((pa.string(), pa.large_string(), st.sampled_from(["1", "11", "", "é", None])),),
@@ -39,18 +39,6 @@ KEYINGS: dict[str, tuple[tuple[pa.DataType, pa.DataType, st.SearchStrategy[Any]]
     ),
     "none": (),
 }
-times = st.builds(
-    lambda days, micros: ORIGIN + timedelta(days=days, microseconds=micros),
-    st.integers(-2, 2),
-    st.integers(-1, 1),
-)
-times_or_null = st.one_of(times, times, times, st.none())
-rules = st.builds(
-    Rule,
-    ttl=st.sampled_from([timedelta(), timedelta(microseconds=1), timedelta(days=1)]),
-    cut_off=st.booleans(),
-    strictly_before=st.booleans(),
-)
 
 
 @dataclass(frozen=True)

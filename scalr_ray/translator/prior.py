@@ -1,15 +1,34 @@
 """The prior: recent target-domain popularity, which any translator has to beat.
 
 Recent popularity beats all-time popularity by a factor of three to ten on real event logs, so
-transfer is only ever claimed on top of it.
+transfer is only ever claimed on top of it. How recent is a matter of the log: a `PriorMix` weighs
+several look-backs (`prior_fit` chooses how much), and `PopularityIndex` gives the prior of any
+item as of any moment, for models that see it as a feature.
+
+Everything is counted over *appearances*: an event appears at max(time + 1, available_at), in whole
+microseconds, and is visible to t iff it has appeared by t. A window of w days before t is
+(t - w, t] in appearances. Where nothing is known late, that is [t - w, t) in event times.
+
+Legend: I target items, N events, K windows.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
-DAY_MICROS = 86_400_000_000
+from scalr_ray.translator.prior_mix import DAY_MICROS, PriorMix, check_windows, shares_of
+
+__all__ = [
+    "DAY_MICROS",
+    "PopularityIndex",
+    "PriorMix",
+    "prior_mix_shares",
+    "recent_popularity",
+    "window_shares",
+]
 
 
 def recent_popularity(
@@ -37,11 +56,193 @@ def recent_popularity(
     Returns:
         (I,) probabilities that sum to one; 0 for an item without any event.
     """
-    past = times < as_of_micros
-    recent = past & (times >= as_of_micros - window_days * DAY_MICROS)
-    counts = np.bincount(codes[recent], minlength=items) + background * np.bincount(
-        codes[past], minlength=items
-    )
-    # From whole numbers, so that items without events cannot move the last bit.
-    total = int(recent.sum()) + background * int(past.sum())
-    return np.asarray(counts / total if total > 0 else counts)
+    mix = PriorMix.recent(window_days=window_days, background=background)
+    return prior_mix_shares(codes, times + 1, items=items, as_of_micros=as_of_micros, mix=mix)
+
+
+def prior_mix_shares(
+    codes: NDArray[np.int64],
+    appears: NDArray[np.int64],
+    *,
+    items: int,
+    as_of_micros: int,
+    mix: PriorMix,
+) -> NDArray[np.float64]:
+    """The prior of every item as of one moment.
+
+    Args:
+        codes: (N,) item code per event.
+        appears: (N,) when the event appears, microseconds since 1970.
+        items: I, the size of the catalogue.
+        as_of_micros: the moment; events that appear later count for nothing.
+        mix: windows and weights.
+
+    Returns:
+        (I,) probabilities that sum to one; 0 for an item that has not been seen, and everywhere
+        when nothing has.
+
+    Example:
+        >>> mix = PriorMix(windows_days=(1, None), weights=(0.5, 0.5))
+        >>> old, new = DAY_MICROS, 9 * DAY_MICROS
+        >>> codes, appears = np.array([0, 0, 0, 1]), np.array([old, old, old, new])
+        >>> prior_mix_shares(codes, appears, items=3, as_of_micros=new, mix=mix).tolist()
+        [0.375, 0.625, 0.0]
+    """
+    counts, totals = _window_counts(codes, appears, items, as_of_micros, mix.windows_days)
+    return mix.of_counts(counts, totals)
+
+
+def window_shares(
+    codes: NDArray[np.int64],
+    appears: NDArray[np.int64],
+    *,
+    items: int,
+    as_of_micros: int,
+    windows_days: tuple[int | None, ...],
+) -> NDArray[np.float64]:
+    """(K, I) the share of each item in each window before a moment: what `fit_prior_mix` weighs.
+
+    Args:
+        codes: (N,) item code per event.
+        appears: (N,) when the event appears, microseconds since 1970.
+        items: I, the size of the catalogue.
+        as_of_micros: the moment.
+        windows_days: (K,) ascending lengths, None (all time) the last.
+
+    Returns:
+        Rows that sum to one; an empty window has the row of the next longer one, and where nothing
+        has been seen all is 0.
+    """
+    check_windows(windows_days)
+    counts, totals = _window_counts(codes, appears, items, as_of_micros, windows_days)
+    return np.stack(shares_of(counts, totals))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopularityIndex:
+    """The prior of any item as of any moment, in O(N) memory and O(K log N) time a pair.
+
+    An event at or after t changes nothing as of t, bit for bit.
+
+    Attributes:
+        items: I, the size of the catalogue.
+        mix: windows and weights.
+        instants: (R,) the distinct times of appearance, ascending.
+        seen: (R + 1,) the number of events that appear before each instant, and of all.
+        keys: (N,) item * R + position of the appearance in `instants`, ascending.
+    """
+
+    items: int
+    mix: PriorMix
+    instants: NDArray[np.int64]
+    seen: NDArray[np.int64]
+    keys: NDArray[np.int64]
+
+    @classmethod
+    def of(
+        cls,
+        codes: NDArray[np.int64],
+        times: NDArray[np.int64],
+        known_from: NDArray[np.int64],
+        *,
+        items: int,
+        mix: PriorMix,
+    ) -> PopularityIndex:
+        """Index events in any order.
+
+        Where a (user, item) pair is to count once, pass the event of it that appears first: what
+        had appeared as of any t is then the same events without their repeats.
+
+        Args:
+            codes: (N,) item codes.
+            times: (N,) event times, microseconds since 1970.
+            known_from: (N,) when the system could have known of the event.
+            items: I, the size of the catalogue.
+            mix: windows and weights.
+        """
+        instants, rank = np.unique(np.maximum(times + 1, known_from), return_inverse=True)
+        per_instant = np.bincount(rank, minlength=len(instants))
+        return cls(
+            items=items,
+            mix=mix,
+            instants=instants,
+            seen=np.concatenate(([0], np.cumsum(per_instant))),
+            keys=np.sort(codes * len(instants) + rank),
+        )
+
+    def log_prior(
+        self, items: NDArray[np.int64], times: NDArray[np.int64] | int
+    ) -> NDArray[np.float32]:
+        """The log prior of items as of times.
+
+        Args:
+            items: item codes; a code outside the catalogue has never been seen.
+            times: moments, microseconds since 1970, in a shape that broadcasts with `items`.
+
+        Returns:
+            float32 in the broadcast shape; -inf where the item is not visible as of the time.
+
+        Example:
+            >>> codes, at = np.array([0, 1]), np.array([10, 20])
+            >>> mix = PriorMix.recent(window_days=1, background=0.01)
+            >>> index = PopularityIndex.of(codes, at, at, items=2, mix=mix)
+            >>> np.exp(index.log_prior(np.arange(2), np.array([[20], [21]]))).tolist()
+            [[1.0, 0.0], [0.5, 0.5]]
+        """
+        counts, totals = self._counts(items, np.asarray(times), self.mix.windows_days)
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.mix.of_counts(counts, totals)), dtype=np.float32)
+
+    def log_prior_all(self, time: int) -> NDArray[np.float32]:
+        """(I,) the log prior of the whole catalogue as of one time, -inf where not visible."""
+        return self.log_prior(np.arange(self.items), time)
+
+    def window_shares(
+        self,
+        items: NDArray[np.int64],
+        times: NDArray[np.int64] | int,
+        windows_days: tuple[int | None, ...],
+    ) -> NDArray[np.float64]:
+        """(K, ...) the share of each item in each window before its time, for `fit_prior_mix`."""
+        check_windows(windows_days)
+        return np.stack(shares_of(*self._counts(items, np.asarray(times), windows_days)))
+
+    def _counts(
+        self,
+        items: NDArray[np.int64],
+        times: NDArray[np.int64],
+        windows_days: tuple[int | None, ...],
+    ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+        end = np.searchsorted(self.instants, times, side="right")
+        upto = self._before(items, end)
+        counts, totals = [], []
+        for days in windows_days:
+            start = np.zeros_like(end) if days is None else self._ended(times, days)
+            counts.append(upto - self._before(items, start))
+            totals.append(self.seen[end] - self.seen[start])
+        return counts, totals
+
+    def _ended(self, times: NDArray[np.int64], days: int) -> NDArray[np.int64]:
+        """How many instants the window of `days` before each time leaves behind."""
+        return np.searchsorted(self.instants, times - days * DAY_MICROS, side="right")
+
+    def _before(self, items: NDArray[np.int64], rank: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of keys of lower items, or of the same item at a lower rank."""
+        return np.searchsorted(self.keys, items * len(self.instants) + rank)
+
+
+def _window_counts(
+    codes: NDArray[np.int64],
+    appears: NDArray[np.int64],
+    items: int,
+    as_of_micros: int,
+    windows_days: tuple[int | None, ...],
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """K counts (I,) and K totals () of the windows before one moment."""
+    counts = []
+    for days in windows_days:
+        inside = appears <= as_of_micros
+        if days is not None:
+            inside &= appears > as_of_micros - days * DAY_MICROS
+        counts.append(np.bincount(codes[inside], minlength=items))
+    return counts, [np.asarray(count.sum()) for count in counts]

@@ -6,6 +6,7 @@ ScalrError                    exit 1   a bug, or a failure nobody foresaw
 │   ├── ConfigError                    scalr.yaml or an override is wrong
 │   └── DataError                      a file, a column, a row or a domain is wrong
 ├── LeakageError              exit 1   a row that could not have been known was about to be used
+├── TrainingDiverged          exit 1   the loss is no longer finite; the last good epoch is kept
 ├── GateRefused               exit 3   the gate found a batch unfit to publish
 ├── RetryLater                exit 4   a lock, a network or a cluster was not there; try again
 └── StateUnknown              exit 5   a commit may or may not have happened; repair before going on
@@ -59,6 +60,12 @@ class LeakageError(ScalrError):
     """A training row could not have been known at the moment it claims to describe."""
 
     code = "leakage"
+
+
+class TrainingDiverged(ScalrError):
+    """The loss is no longer finite; going on would only spread it."""
+
+    code = "training_diverged"
 
 
 class GateRefused(ScalrError):

@@ -1,0 +1,87 @@
+"""How likely the net makes what happened: the criterion of training and of validation.
+
+Legend: Q queries, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.keyed import stream_seed
+from scalr_ray.translator.neural.batch import collate
+from scalr_ray.translator.neural.candidates import Candidates, Catalogue
+from scalr_ray.translator.neural.net import TranslatorNet
+
+
+def log_likelihood(match: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """The log-probability of each query's item among the candidates.
+
+    Args:
+        match: (Q, K) what the net adds to the log prior.
+        candidates: the items, their prior and what is owned.
+
+    Returns:
+        (Q,) log-likelihoods, 0 where the item was not visible as of the query's moment, and (Q,)
+        whether it was.
+    """
+    prior = candidates.log_prior[candidates.moments]
+    own = candidates.columns[:, None]
+    prior_of_item = prior.gather(1, own).squeeze(1)
+    visible = torch.isfinite(prior_of_item)
+    of_item = match.gather(1, own).squeeze(1) + prior_of_item
+    # The query's own item is there for certain, not by a draw, and so without correction.
+    corrected = (match + prior + candidates.offsets).scatter(1, own, of_item[:, None])
+    query, column = candidates.owned
+    corrected = corrected.index_put((query, column), corrected.new_tensor(float("-inf")))
+    # A row without any visible item has no normaliser, and no gradient either.
+    corrected = torch.where(visible[:, None], corrected, 0.0)
+    values = torch.where(visible, of_item, 0.0) - torch.logsumexp(corrected, dim=1)
+    return torch.where(visible, values, 0.0), visible
+
+
+def mean_log_likelihood(
+    net: TranslatorNet, tables: Iterable[pa.Table], catalogue: Catalogue, *, seed: int = 0
+) -> float:
+    """The mean log-likelihood per query, nats; higher is better.
+
+    Args:
+        net: on any device; its mode is left as it was.
+        tables: training rows, a batch each.
+        catalogue: without negatives the value is exact; else candidates are drawn by `seed`.
+        seed: of drawn candidates, the same at every call.
+
+    Raises:
+        DataError: no query's item was visible as of the query's time.
+    """
+    total, count = 0.0, 0
+    for position, rows in enumerate(tables):
+        values, visible = query_log_likelihood(net, rows, catalogue, stream_seed(seed, position))
+        total += float(values.double().sum())
+        count += int(visible.sum())
+    if count == 0:
+        raise DataError(
+            "no target event of the validation window is on an item that was known by then; "
+            "move the cuts or import more events"
+        )
+    return total / count
+
+
+def query_log_likelihood(
+    net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """(Q,) log-likelihoods of the queries of `rows` without dropout, and (Q,) whether they count."""
+    device = next(net.parameters()).device
+    batch = collate(rows, features=net.shape.user_features)
+    candidates = catalogue.candidates(batch, seed).to(device)
+    training = net.training
+    net.eval()
+    try:
+        with torch.inference_mode():
+            return log_likelihood(net(batch.to(device), candidates), candidates)
+    finally:
+        net.train(training)

@@ -1,0 +1,130 @@
+"""The net: tokens to states, items to vectors, and how well the two match.
+
+Legend: R rows, L tokens, Q queries, K candidates, D width, A age classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from scalr_ray.translator.neural.batch import TARGET_SIDE, Batch
+from scalr_ray.translator.neural.candidates import AGE_DAYS, Candidates
+from scalr_ray.translator.neural.config import NetShape
+from scalr_ray.translator.neural.encoder import Encoder
+
+# Log gaps in days are interpolated between these knots: none, 1, 3, 7, 20, 55, 148, 400, 1100 days.
+_GAP_KNOTS = tuple(float(knot) for knot in range(9))
+
+
+class GapEmbedding(nn.Module):
+    """A vector per log gap, linear between learned knots."""
+
+    knots: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.tensor(_GAP_KNOTS), persistent=False)
+        self.vectors = nn.Linear(len(_GAP_KNOTS), width, bias=False)
+
+    def forward(self, gaps: Tensor) -> Tensor:
+        """(...) log(1 + days) to (..., D)."""
+        inside = gaps.clamp(_GAP_KNOTS[0], _GAP_KNOTS[-1])
+        weights = (1.0 - (inside[..., None] - self.knots).abs()).clamp(min=0.0)
+        out: Tensor = self.vectors(weights)
+        return out
+
+
+class TranslatorNet(nn.Module):
+    """The neural translator's net; before training its match is 0, which leaves the prior as it is.
+
+    Args:
+        shape: its sizes.
+    """
+
+    def __init__(self, shape: NetShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.shape = shape
+        # Row 0 of the tables is the unknown item, or no event type.
+        self.source_table = nn.Embedding(shape.source_items + 1, width)
+        self.target_table = nn.Embedding(shape.target_items + 1, width)
+        self.sides = nn.Embedding(2, width)
+        self.types = nn.Embedding(shape.event_types + 1, width)
+        self.gap = GapEmbedding(width)
+        self.value = nn.Linear(2, width, bias=False)
+        self.own_token = nn.Linear(width, width, bias=False)
+        self.encoder = Encoder(width, shape.heads, shape.layers, shape.dropout)
+        self.empty = nn.Parameter(torch.zeros(width))
+        self.query_gap = GapEmbedding(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.age = nn.Linear(width, len(AGE_DAYS) + 1)
+        self.dropout = nn.Dropout(shape.dropout)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for table in (self.source_table, self.target_table, self.sides, self.types):
+            nn.init.normal_(table.weight, std=self.shape.width**-0.5)
+        for silent in (self.query.weight, self.age.weight, self.age.bias):
+            nn.init.zeros_(silent)
+
+    def forward(self, batch: Batch, candidates: Candidates) -> Tensor:
+        """(Q, K) the match of each query with each candidate."""
+        states = self.states(batch)
+        vectors = self.item_vectors(candidates.items, candidates.features)
+        return self.match(states, vectors, candidates.ages, candidates.moments)
+
+    def states(self, batch: Batch) -> Tensor:
+        """(Q, D) what each query's visible tokens, the time since then and its features say."""
+        encoded = self.encoder(self.dropout(self._tokens(batch)))
+        seen = encoded[batch.query_rows, batch.query_positions.clamp(min=0)]
+        state = torch.where((batch.query_positions >= 0)[:, None], seen, self.empty)
+        state = state + self.query_gap(batch.query_gaps)
+        out: Tensor = self.dropout(state)
+        return out
+
+    def item_vectors(self, items: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
+        """(K, D) the vectors of target items by code; unknown ones (-1) by their features alone."""
+        del features
+        vectors: Tensor = self.target_table(items + 1)
+        return vectors
+
+    def match(self, states: Tensor, vectors: Tensor, ages: Tensor, moments: Tensor) -> Tensor:
+        """(Q, K) float32: <query, item> / sqrt(D), plus what the query makes of the item's age.
+
+        Args:
+            states: (Q, D).
+            vectors: (K, D).
+            ages: (U, K) age classes as of each moment.
+            moments: (Q,) the moment of each query.
+        """
+        queries = self.query(states) * self.shape.width**-0.5
+        by_age = self.age(states).float()
+        matched: Tensor = (queries @ vectors.T).float() + by_age.gather(1, ages.long()[moments])
+        return matched
+
+    def _tokens(self, batch: Batch) -> Tensor:
+        own = batch.sides == TARGET_SIDE
+        source_items = self._with_unknown(batch.items * ~own)
+        own_items = self._with_unknown(batch.items * own)
+        item = torch.where(
+            own[..., None],
+            self.own_token(self.target_table(own_items)),
+            self.source_table(source_items),
+        )
+        return (
+            item
+            + self.sides(batch.sides)
+            + self.types(batch.types)
+            + self.gap(batch.gaps)
+            + self.value(batch.values)
+        )
+
+    def _with_unknown(self, rows: Tensor) -> Tensor:
+        """`rows` of a table, while training with some replaced by the unknown."""
+        if not self.training or self.shape.id_dropout == 0:
+            return rows
+        known = torch.rand(rows.shape, device=rows.device) >= self.shape.id_dropout
+        return rows * known

@@ -63,11 +63,12 @@ class Domains(_Section):
 class PriorSettings(_Section):
     """Recent target-domain popularity: what an observer without cross-domain knowledge predicts.
 
-    `window_days` is the look-back; `background` is the weight of one older event against one recent
-    event, so that an item keeps a chance.
+    `window_days` is the look-back; `auto` weighs several of them by what they predict on the
+    validation window. `background` is the weight of one older event against one recent event, so
+    that an item keeps a chance.
     """
 
-    window_days: PositiveInt = 90
+    window_days: PositiveInt | Literal["auto"] = 90
     background: Annotated[float, Field(gt=0, le=1)] = 0.01
 
 

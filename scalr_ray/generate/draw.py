@@ -18,13 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy import sparse
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import LeakageError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.core.keyed import keyed_bits, keyed_gumbel, keyed_uniform, stream_seed
-from scalr_ray.translator.frequency import FrequencyTranslator, log_softmax, mask_entries
+from scalr_ray.generate.plan import known
+from scalr_ray.translator.histories import Users
+from scalr_ray.translator.protocol import Translator, log_scores, log_softmax, mask_entries
 
 EVENT_TYPE = "synthetic"
 BELOW_FLOOR = "likelihood_floor"
@@ -62,7 +63,7 @@ class DrawSettings:
 
 
 def draw_events(
-    users: pa.Table, translator: FrequencyTranslator, settings: DrawSettings, schema: pa.Schema
+    users: pa.Table, translator: Translator, settings: DrawSettings, schema: pa.Schema
 ) -> pa.Table:
     """Candidates of one block of users, in order of user and slot.
 
@@ -79,22 +80,22 @@ def draw_events(
         LeakageError: the translator was trained after `settings.as_of`.
     """
     refuse_later_translator(translator, settings)
-    row, item, log_p = _sample(users, translator, settings)
-    trigger = _trigger(users, translator, row, item, settings)
+    about, codes = known(users, settings.as_of), users["user_code"].to_numpy()
+    row, item, log_p = _sample(about, codes, translator, settings)
+    trigger = _trigger(about, codes, translator, row, item, settings)
     likelihood = np.exp(log_p.astype(np.float64))
-    source_times = users["source_times"].combine_chunks().values.to_numpy()
-    source_event_ids = users["source_event_ids"].combine_chunks().values
+    source_event_ids = users["source"].combine_chunks().flatten().field("event_id")
     columns = _constants(translator, settings, len(row))
     columns["user_id"] = users["user_id"].combine_chunks().take(pa.array(row))
     columns["item_id"] = translator.target_items.ids.take(pa.array(item))
     columns["event_id"] = _event_ids(settings.batch_id, columns["user_id"], row)
     columns["event_timestamp"] = pa.array(
         _event_times(
-            source_times[trigger],
+            about.source.times[trigger],
             translator.first_seen[item],
             translator.delays,
             to_micros(settings.as_of),
-            keyed_uniform(stream_seed("delay", settings.seed), _codes(users)[row], item),
+            keyed_uniform(stream_seed("delay", settings.seed), codes[row], item),
         )
     ).cast(TIMESTAMP)
     columns["likelihood"] = pa.array(np.maximum(likelihood, np.finfo(np.float64).tiny))
@@ -106,7 +107,7 @@ def draw_events(
     return drawn.append_column("reason", reason)
 
 
-def refuse_later_translator(translator: FrequencyTranslator, settings: DrawSettings) -> None:
+def refuse_later_translator(translator: Translator, settings: DrawSettings) -> None:
     """Raise LeakageError if the translator was trained after `settings.as_of`."""
     if translator.train_cutoff > settings.as_of:
         raise LeakageError(
@@ -115,9 +116,7 @@ def refuse_later_translator(translator: FrequencyTranslator, settings: DrawSetti
         )
 
 
-def _constants(
-    translator: FrequencyTranslator, settings: DrawSettings, rows: int
-) -> dict[str, pa.Array]:
+def _constants(translator: Translator, settings: DrawSettings, rows: int) -> dict[str, pa.Array]:
     """The columns that are the same in every row of a run."""
     scalars = {
         "domain": pa.scalar(settings.domain),
@@ -133,27 +132,21 @@ def _constants(
     return {name: pa.repeat(scalar, rows) for name, scalar in scalars.items()}
 
 
-def _codes(users: pa.Table) -> NDArray[np.int64]:
-    return np.asarray(users["user_code"].to_numpy())
-
-
 def _sample(
-    users: pa.Table, translator: FrequencyTranslator, settings: DrawSettings
+    users: Users, codes: NDArray[np.int64], translator: Translator, settings: DrawSettings
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """(N,) user row, item code and calibrated log-likelihood, by user, then by slot."""
-    history = _incidence(users, "source_items", len(translator.source_items))
-    own = _incidence(users, "own_items", len(translator.target_items))
-    codes, catalogue = _codes(users), np.arange(len(translator.target_items))
+    catalogue = np.arange(len(translator.target_items))
     noise_seed = stream_seed("item", settings.seed)
     nobody = np.empty(0, dtype=np.int64)
     parts = [(nobody, nobody, np.empty(0, dtype=np.float32))]
-    for start in range(0, users.num_rows, _SCORE_CHUNK):
+    for start in range(0, len(users), _SCORE_CHUNK):
         part = slice(start, start + _SCORE_CHUNK)
-        scores, sampled = _scores(history[part], own[part], translator, settings.evidence)
+        scores, sampled = _scores(users.part(part.start, part.stop), translator, settings.evidence)
         noise = keyed_gumbel(noise_seed, codes[part, None], catalogue[None, :])
         perturbed = sampled / settings.temperature + noise
         items = _largest(perturbed, settings.per_user)
-        log_p = log_softmax(scores / np.float32(translator.strength.temperature))
+        log_p = log_softmax(scores / np.float32(translator.temperature))
         rows = np.repeat(np.arange(items.shape[0]), items.shape[1])
         flat = items.ravel()
         drawable = np.isfinite(perturbed[rows, flat])
@@ -164,20 +157,17 @@ def _sample(
 
 
 def _scores(
-    history: sparse.csr_matrix,
-    own: sparse.csr_matrix,
-    translator: FrequencyTranslator,
-    evidence: float,
+    users: Users, translator: Translator, exponent: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """(B, I) scores that the likelihood is calibrated for, and those that are sampled from."""
-    alpha = translator.strength.alpha
-    if alpha == 0.0:
-        scores = translator.log_scores(history, own)
+    own = users.own.incidence(len(translator.target_items))
+    if translator.alpha == 0.0:
+        scores = log_scores(translator, users)
         mask_entries(scores, own)
         return scores, scores
-    lift = translator.log_lift(history, own)
-    scores = np.float32(alpha) * lift + translator.log_prior
-    sampled = np.float32(evidence) * lift + translator.log_prior
+    evidence = translator.evidence(users)
+    scores = np.float32(translator.alpha) * evidence + translator.log_prior
+    sampled = np.float32(exponent) * evidence + translator.log_prior
     mask_entries(scores, own)
     mask_entries(sampled, own)
     return scores, sampled
@@ -191,18 +181,10 @@ def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
     return np.take_along_axis(top, order, axis=1)
 
 
-def _incidence(users: pa.Table, column: str, width: int) -> sparse.csr_matrix:
-    lists = users[column].combine_chunks()
-    offsets = lists.offsets.to_numpy() - lists.offsets[0].as_py()
-    values = lists.flatten().to_numpy()
-    return sparse.csr_matrix(
-        (np.ones(len(values), dtype=np.float32), values, offsets), shape=(len(lists), width)
-    )
-
-
 def _trigger(
-    users: pa.Table,
-    translator: FrequencyTranslator,
+    users: Users,
+    codes: NDArray[np.int64],
+    translator: Translator,
     row: NDArray[np.int64],
     item: NDArray[np.int64],
     settings: DrawSettings,
@@ -212,23 +194,20 @@ def _trigger(
     Drawn in proportion to what the event contributed to the item's evidence; where none contributed
     anything, uniformly.
     """
-    lists = users["source_items"].combine_chunks()
-    offsets = lists.offsets.to_numpy()
-    source_items = lists.values.to_numpy()
-    lengths = np.diff(offsets)[row]
-    candidate = np.repeat(np.arange(len(row)), lengths)
-    within = np.arange(len(candidate)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    position = offsets[row][candidate] + within
+    candidate, position = users.source.of_rows(row)
     weight = np.ones(len(candidate))
-    if translator.strength.alpha > 0:
-        pull = translator.evidence_by_event(source_items[position], item[candidate])
+    if translator.alpha > 0:
+        pull = translator.triggers(users, row, item)
         nothing = np.bincount(candidate, weights=pull, minlength=len(row)) == 0
         weight = np.where(nothing[candidate], 1.0, pull)
-    pair = keyed_bits(stream_seed("trigger", settings.seed), _codes(users)[row], item)
-    with np.errstate(divide="ignore"):
-        value = np.log(weight) + keyed_gumbel(0, pair[candidate], within)
-    order = np.lexsort((-value, candidate))
+    lengths = np.diff(users.source.offsets)[row]
     firsts = np.cumsum(lengths) - lengths
+    pair = keyed_bits(stream_seed("trigger", settings.seed), codes[row], item)
+    with np.errstate(divide="ignore"):
+        value = np.log(weight) + keyed_gumbel(
+            0, pair[candidate], np.arange(len(candidate)) - firsts[candidate]
+        )
+    order = np.lexsort((-value, candidate))
     return np.asarray(position[order[firsts]])
 
 

@@ -28,7 +28,7 @@ from ray.util.annotations import RayDeprecationWarning
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.generate.draw import DrawSettings, draw_events, refuse_later_translator
 from scalr_ray.generate.plan import VOCABULARY_KEY, vocabulary_fingerprint
-from scalr_ray.translator.frequency import FrequencyTranslator
+from scalr_ray.translator.protocol import Translator
 
 # Of a task whose worker dies, say because its node is taken away. Ray Data's default is to try for
 # ever, which for a worker that dies each time, or lacks a module, is to hang.
@@ -65,7 +65,7 @@ class Destination:
 
 def generate_batch(
     users: pa.Table,
-    translator: FrequencyTranslator,
+    translator: Translator,
     settings: DrawSettings,
     schema: pa.Schema,
     *,
@@ -137,7 +137,7 @@ def _over_blocks(
         ) from error
 
 
-def _refuse_other_vocabulary(users: pa.Table, translator: FrequencyTranslator) -> None:
+def _refuse_other_vocabulary(users: pa.Table, translator: Translator) -> None:
     expected = vocabulary_fingerprint(translator.source_items, translator.target_items)
     if (users.schema.metadata or {}).get(VOCABULARY_KEY) != expected:
         raise DataError(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.translator.encode import Vocabulary
+from scalr_ray.translator.histories import EventLists, Users
 
 VOCABULARY_KEY = b"scalr.vocabulary"
 
@@ -33,9 +34,9 @@ def plan_users(events: TrainingEvents, as_of: datetime, *, decay_events: float) 
 
     Returns:
         One row per user in order of user code: `user_id`, `user_code` (int64), `weight` (share of
-        the scale), `source_items` / `source_times` / `source_event_ids` (lists, in order of time,
-        never empty), `own_items` (list of target item codes). The schema carries a fingerprint of
-        the vocabularies, because codes mean nothing under other ones.
+        the scale), `source` (never empty) and `own`: lists of events in order of appearance, each
+        with `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. The schema
+        carries a fingerprint of the vocabularies, because codes mean nothing under other ones.
     """
     seen = events.as_of(as_of)
     # After an event in the very last microsecond there is no time left for one that follows it.
@@ -45,21 +46,13 @@ def plan_users(events: TrainingEvents, as_of: datetime, *, decay_events: float) 
     weight = history_weight(own_counts, decay_events)
     has_source = np.bincount(seen_source.users, minlength=users) > 0
     chosen = np.flatnonzero(has_source & (weight > _LEAST_WEIGHT))
-    source, source_offsets = _by_user(seen_source, chosen, users)
-    target, target_offsets = _by_user(seen.target, chosen, users)
-
-    def lists(values: pa.Array, offsets: NDArray[np.int32]) -> pa.Array:
-        return pa.ListArray.from_arrays(pa.array(offsets), values)
-
     planned = pa.table(
         {
             "user_id": events.users.ids.take(pa.array(chosen)),
             "user_code": pa.array(chosen),
             "weight": pa.array(weight[chosen]),
-            "source_items": lists(pa.array(seen_source.items[source]), source_offsets),
-            "source_times": lists(pa.array(seen_source.times[source]), source_offsets),
-            "source_event_ids": lists(seen_source.event_ids.take(pa.array(source)), source_offsets),
-            "own_items": lists(pa.array(seen.target.items[target]), target_offsets),
+            "source": _lists(seen_source, chosen, users),
+            "own": _lists(seen.target, chosen, users),
         }
     )
     vocabulary = vocabulary_fingerprint(events.source_items, events.target_items)
@@ -71,13 +64,34 @@ def vocabulary_fingerprint(source_items: Vocabulary, target_items: Vocabulary) -
     return f"{source_items.fingerprint}/{target_items.fingerprint}".encode()
 
 
-def _by_user(
-    events: CodedEvents, chosen: NDArray[np.int64], users: int
-) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Positions of the chosen users' events grouped by user in order of time, and list offsets."""
-    order = np.argsort(events.users, kind="stable")
-    keep = np.zeros(users, dtype=bool)
-    keep[chosen] = True
-    order = order[keep[events.users[order]]]
-    counts = np.bincount(events.users[order], minlength=users)[chosen]
-    return order, np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+def known(users: pa.Table, as_of: datetime) -> Users:
+    """The planned users as a translator sees them."""
+    return Users(
+        as_of=to_micros(as_of), source=_event_lists(users["source"]), own=_event_lists(users["own"])
+    )
+
+
+def _lists(events: CodedEvents, chosen: NDArray[np.int64], users: int) -> pa.Array:
+    order, offsets = events.by_user(chosen, users)
+    columns = {
+        "item": pa.array(events.items[order]),
+        "time": pa.array(events.times[order]),
+        "type": pa.array(events.types[order]),
+        "value": pa.array(events.values[order]),
+        "event_id": events.event_ids.take(pa.array(order)),
+    }
+    listed = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
+    return pa.LargeListArray.from_arrays(pa.array(offsets), listed)
+
+
+def _event_lists(column: pa.ChunkedArray) -> EventLists:
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy()
+    events = lists.flatten()
+    return EventLists(
+        offsets=offsets - offsets[0],
+        items=events.field("item").to_numpy(),
+        times=events.field("time").to_numpy(),
+        types=events.field("type").to_numpy(),
+        values=events.field("value").to_numpy(),
+    )

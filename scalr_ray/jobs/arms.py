@@ -17,9 +17,9 @@ from scipy import optimize, sparse
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.learn import TrainingEvents
-from scalr_ray.translator import FrequencyTranslator, Vocabulary
+from scalr_ray.translator import Translator, Vocabulary, log_scores
 from scalr_ray.translator.encode import incidence
-from scalr_ray.translator.frequency import log_softmax, mask_entries
+from scalr_ray.translator.protocol import log_softmax, mask_entries
 from training.lift import ArmResult
 from training.metrics import top_k
 from training.models import IALS, IALSConfig, Interactions, PopularityConfig, Ranker, rank_users
@@ -179,14 +179,14 @@ def popularity_arm(
 
 
 def translator_arm(
-    translator: FrequencyTranslator, events: TrainingEvents, test: Holdout, k: int
+    translator: Translator, events: TrainingEvents, cut: datetime, test: Holdout, k: int
 ) -> ArmResult:
-    """The translator itself as a ranker."""
-    history = events.history()[test.users]
+    """The translator itself as a ranker, as of the cut."""
+    users = events.known(test.users, cut)
     top = np.concatenate(
         [
             top_k(
-                translator.log_scores(history[part], test.known[part]),
+                log_scores(translator, users.part(part.start, part.stop)),
                 k,
                 excluded=test.known[part],
                 rankable=test.rankable,

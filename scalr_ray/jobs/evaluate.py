@@ -43,7 +43,7 @@ from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.pull import pull_outcomes
-from scalr_ray.translator import FrequencyTranslator, load_translator
+from scalr_ray.translator import Translator, as_prior, load_translator, log_likelihood
 from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summarise
 from training.mixed import Mix, build_mixed_dataset
 from training.models import Popularity, PopularityConfig
@@ -60,7 +60,7 @@ class _Subject:
 
     batch: BatchRecord
     record: TranslatorRecord
-    translator: FrequencyTranslator
+    translator: Translator
     events: TrainingEvents
     test: Holdout
 
@@ -191,7 +191,7 @@ def _placebo(workspace: Workspace, subject: _Subject, seed: int) -> pa.Table:
     plan = plan_users(subject.events, subject.batch.as_of, decay_events=config.weights.decay_events)
     return draw_locally(
         plan,
-        subject.translator.as_prior(),
+        as_prior(subject.translator),
         settings,
         workspace.schema,
         config.generation.users_per_task,
@@ -204,7 +204,7 @@ def _train_arms(
     config = workspace.config
     settings = trainer_config(
         subject.batch.as_of,
-        window_days=config.prior.window_days,
+        window_days=subject.record.metrics["window_days"],
         background=config.prior.background,
     )
     arms = {}
@@ -223,9 +223,9 @@ def _rank(
 ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
     k, prior = workspace.config.evaluation.k, workspace.config.prior
     rankers = {
-        name: translator_arm(model, subject.events, subject.test, k)
+        name: translator_arm(model, subject.events, subject.batch.as_of, subject.test, k)
         for name, model in (
-            ("prior", subject.translator.as_prior()),
+            ("prior", as_prior(subject.translator)),
             ("translator", subject.translator),
         )
     }
@@ -332,12 +332,11 @@ def _calibration(subject: _Subject) -> list[dict[str, float]]:
     """
     bins = len(_CALIBRATION_EDGES) + 1
     mass, hits, pairs = np.zeros(bins), np.zeros(bins), np.zeros(bins)
-    history = subject.events.history()[subject.test.users]
+    users = subject.events.known(subject.test.users, subject.translator.train_cutoff)
     for part in chunks(len(subject.test.users)):
         relevant = subject.test.relevant[part]
-        p = np.exp(
-            subject.translator.log_likelihood(history[part], subject.test.known[part])
-        ).astype(np.float64)
+        about = users.part(part.start, part.stop)
+        p = np.exp(log_likelihood(subject.translator, about)).astype(np.float64)
         bucket = np.digitize(p, _CALIBRATION_EDGES)
         events = np.broadcast_to(np.diff(relevant.indptr)[:, None], p.shape)
         mass += np.bincount(bucket.ravel(), weights=(events * p).ravel(), minlength=bins)

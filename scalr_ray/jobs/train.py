@@ -13,9 +13,10 @@ import numpy as np
 
 from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.fingerprint import fingerprint
-from scalr_ray.jobs.trial import Trial, run_trial, trainings
+from scalr_ray.jobs.fitting import Fitted, fit
+from scalr_ray.jobs.trial import Stage, Trial, run_trial, trainings
 from scalr_ray.jobs.workspace import Workspace
-from scalr_ray.learn import FittedTranslator, Grid, TrainingEvents, fit_translator
+from scalr_ray.learn import TrainingEvents
 from scalr_ray.ledger import TranslatorRecord
 from scalr_ray.translator import save_translator
 
@@ -33,7 +34,7 @@ class Trained:
     """
 
     record: TranslatorRecord
-    fitted: FittedTranslator
+    fitted: Fitted
     trial: Trial | None
 
 
@@ -61,18 +62,13 @@ def train(
             f"{len(events.source):,} source and {len(events.target):,} target events of "
             f"{len(events.users):,} users; validation from {cut:%Y-%m-%d} to {as_of:%Y-%m-%d}"
         )
-        with progress.stage("Fit the translator on the validation window"):
-            fitted = fit_translator(
-                events,
-                validation_cut=cut,
-                cutoff=as_of,
-                grid=_grid(workspace),
-                seed=config.seed,
-            )
+        stage = Stage.of(events, validation_cut=cut, cutoff=as_of, seed=config.seed)
+        fitted = fit(workspace, stage)
         progress.note(describe_fit(fitted))
-        trial = _trial(workspace, events, fitted, cut, as_of) if fitted.transfers else None
+        trial = _trial(workspace, stage, fitted) if fitted.transfers else None
         data = data_fingerprint(events)
-        version = f"frequency-{fingerprint([config.fingerprint, data, as_of, cut], 16)}"
+        kind = fitted.translator.kind
+        version = f"{kind}-{fingerprint([config.fingerprint, data, as_of, cut], 16)}"
         folder = workspace.layout.translators / version
         save_translator(fitted.translator, folder)
         if trial is not None:
@@ -81,7 +77,7 @@ def train(
         record = workspace.ledger.add_translator(
             version=version,
             run_id=run.run_id,
-            kind="frequency",
+            kind=kind,
             train_cutoff=as_of,
             config_fingerprint=config.fingerprint,
             data_fingerprint=data,
@@ -115,61 +111,47 @@ def data_fingerprint(events: TrainingEvents) -> str:
     return digest.hexdigest()
 
 
-def describe_fit(fitted: FittedTranslator) -> str:
+def describe_fit(fitted: Fitted) -> str:
     """One line on what validation said."""
-    if not fitted.transfers:
+    chosen = fitted.chosen
+    if not chosen.transfers:
         return (
-            f"nothing transfers: the evidence gains {fitted.gain:+.4f} nats per event (z = "
-            f"{fitted.z:.1f}) on {fitted.users} users it was not chosen on, so alpha is 0"
+            f"nothing transfers: the evidence gains {chosen.gain:+.4f} nats per event (z = "
+            f"{chosen.z:.1f}) on {chosen.users} users it was not chosen on, so alpha is 0"
         )
-    strength = fitted.translator.strength
     return (
-        f"alpha {strength.alpha:g}, shrinkage {strength.shrinkage:g}: the evidence gains "
-        f"{fitted.gain:+.4f} nats per event (z = {fitted.z:.1f}) on {fitted.users} users "
+        f"{fitted.translator.kind}, alpha {fitted.translator.alpha:g}: the evidence gains "
+        f"{chosen.gain:+.4f} nats per event (z = {chosen.z:.1f}) on {chosen.users} users "
         "it was not chosen on"
     )
 
 
-def _grid(workspace: Workspace) -> Grid:
-    config = workspace.config
-    return Grid(
-        shrinkages=config.translator.shrinkages,
-        alphas=config.translator.alphas,
-        window_days=config.prior.window_days,
-        background=config.prior.background,
-    )
-
-
-def _trial(
-    workspace: Workspace,
-    events: TrainingEvents,
-    fitted: FittedTranslator,
-    cut: datetime,
-    as_of: datetime,
-) -> Trial:
+def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
     title = "Try the events on a downstream model, on the validation window"
     with workspace.progress.stage(title, total=trainings(workspace.config)) as advance:
         trial = run_trial(
-            events,
-            fitted.translator.strength,
+            stage,
+            fitted.on_stage,
             workspace.config,
-            validation_cut=cut,
-            cutoff=as_of,
+            window_days=fitted.prior.window_days,
             advance=advance,
         )
     workspace.progress.note(f"weight {trial.weight_scale:g}; {trial.sentence}")
     return trial
 
 
-def _metrics(fitted: FittedTranslator, trial: Trial | None) -> dict[str, Any]:
-    strength = fitted.translator.strength
+def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:
+    chosen = fitted.chosen
     return {
-        "alpha": strength.alpha,
-        "shrinkage": strength.shrinkage,
-        "temperature": strength.temperature,
-        "window_days": strength.window_days,
-        "gain_nats": fitted.gain,
-        "z": fitted.z,
-        "transfers": fitted.transfers,
+        "alpha": fitted.translator.alpha,
+        "temperature": fitted.translator.temperature,
+        "window_days": fitted.prior.window_days,
+        "prior_windows_days": list(fitted.prior.mix.windows_days),
+        "prior_weights": list(fitted.prior.mix.weights),
+        "gain_nats": chosen.gain,
+        "z": chosen.z,
+        "transfers": chosen.transfers,
+        "likelihood_nats": chosen.likelihood,
         "weight_scale": None if trial is None else trial.weight_scale,
+        **fitted.measured,
     }

@@ -38,8 +38,8 @@ from scalr_ray.jobs.arms import (
     trainer_config,
 )
 from scalr_ray.jobs.progress import Advance
-from scalr_ray.learn import TrainingEvents, translator_as_of
-from scalr_ray.translator import FrequencyTranslator, Strength
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.translator import Translator, as_prior
 from training.models import IALS
 
 _PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
@@ -105,42 +105,66 @@ class Trial:
         return cls(**{**saved, **gains})
 
 
-def run_trial(
-    events: TrainingEvents,
-    strength: Strength,
-    config: ScalrConfig,
-    *,
-    validation_cut: datetime,
-    cutoff: datetime,
-    advance: Advance,
-) -> Trial:
-    """Choose the weights and measure the lift on [validation_cut, cutoff).
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What a trial plays on: the world as of the validation cut, some users stripped.
 
-    Args:
+    Attributes:
         events: coded events, visible as of `cutoff`.
-        strength: what the validation window chose for the translator.
-        config: of the repository.
+        hidden: (U,) the users who are stripped of their target history.
         validation_cut: the as-of time of the trial.
         cutoff: the end of its outcomes.
+    """
+
+    events: TrainingEvents
+    hidden: NDArray[np.bool_]
+    validation_cut: datetime
+    cutoff: datetime
+
+    @classmethod
+    def of(
+        cls, events: TrainingEvents, *, validation_cut: datetime, cutoff: datetime, seed: int
+    ) -> Stage:
+        """Choose who is stripped, by a hash of the user id."""
+        hidden = _newcomers(events, events.as_of(validation_cut), seed)
+        return cls(events=events, hidden=hidden, validation_cut=validation_cut, cutoff=cutoff)
+
+    @property
+    def visible(self) -> TrainingEvents:
+        """What a translator of the trial may know."""
+        return self.events.as_of(self.validation_cut).without_target_of(self.hidden)
+
+
+def run_trial(
+    stage: Stage,
+    translator: Translator,
+    config: ScalrConfig,
+    *,
+    window_days: int,
+    advance: Advance,
+) -> Trial:
+    """Choose the weights and measure the lift on the validation window.
+
+    Args:
+        stage: who is stripped, and of what.
+        translator: as of the validation cut, from what the stage leaves visible.
+        config: of the repository.
+        window_days: look-back of the prior of the downstream model.
         advance: called with the number of models just trained, `trainings(config)` in all.
     """
-    before = events.as_of(validation_cut)
-    hidden = _newcomers(events, before, config.seed)
-    visible = before.without_target_of(hidden)
-    outcomes = events.target.between(validation_cut, cutoff)
+    visible = stage.visible
+    outcomes = stage.events.target.between(stage.validation_cut, stage.cutoff)
     test = holdout(visible, outcomes.users, outcomes.items)
     bench = _Bench(
         config=config,
-        cut=validation_cut,
+        cut=stage.validation_cut,
         events=visible,
-        hidden=hidden,
+        hidden=stage.hidden,
+        window_days=window_days,
         test=test,
         advance=advance,
     )
-    translator = translator_as_of(
-        visible, validation_cut, strength=strength, background=config.prior.background
-    )
-    drawn, placebo = bench.draw(translator, "trial"), bench.draw(translator.as_prior(), "placebo")
+    drawn, placebo = bench.draw(translator, "trial"), bench.draw(as_prior(translator), "placebo")
     real = bench.arm(None)
     treated = {scale: bench.arm(_scaled(drawn, scale)) for scale in config.weights.scales}
     scale = _best_scale(treated, real, test)
@@ -201,10 +225,11 @@ class _Bench:
     cut: datetime
     events: TrainingEvents
     hidden: NDArray[np.bool_]
+    window_days: int
     test: Holdout
     advance: Advance
 
-    def draw(self, translator: FrequencyTranslator, label: str) -> pa.Table:
+    def draw(self, translator: Translator, label: str) -> pa.Table:
         """Events of weight one, for the stripped users and those whose history leaves weight."""
         config = self.config
         settings = DrawSettings(
@@ -222,7 +247,7 @@ class _Bench:
         schema = synthetic_event_schema(config.ids.user_id, config.ids.item_id)
         plan = plan_users(self.events, self.cut, decay_events=config.weights.decay_events)
         stripped = pa.array(self.hidden[plan["user_code"].to_numpy()])
-        has_own = pc.greater(pc.list_value_length(plan["own_items"]), 0)
+        has_own = pc.greater(pc.list_value_length(plan["own"]), 0)
         plan = plan.filter(pc.or_(stripped, has_own))
         return draw_locally(plan, translator, settings, schema, config.generation.users_per_task)
 
@@ -231,10 +256,8 @@ class _Bench:
         table = real_rows(self.events)
         if drawn is not None:
             table = pa.concat_tables([table, synthetic_rows(drawn)])
-        prior = self.config.prior
-        model = IALS(
-            trainer_config(self.cut, window_days=prior.window_days, background=prior.background)
-        )
+        background = self.config.prior.background
+        model = IALS(trainer_config(self.cut, window_days=self.window_days, background=background))
         model.fit(code_rows(table, self.events), seed=0)
         self.advance(1)
         tried = [
@@ -259,7 +282,7 @@ def _gains(
 
 def draw_locally(
     plan: pa.Table,
-    translator: FrequencyTranslator,
+    translator: Translator,
     settings: DrawSettings,
     schema: pa.Schema,
     users_per_task: int,

@@ -19,6 +19,7 @@ from scalr_ray.core.layout import Layout
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
 from scalr_ray.offline_store import open_feature_store
@@ -26,6 +27,8 @@ from scalr_ray.offline_store.pull import all_visible_from, pull_events
 
 SOURCE_VIEW = "source_events"
 TARGET_VIEW = "target_events"
+
+_LONGEST_LOOK_BACK = max(days for days in LOOK_BACKS if days is not None)
 
 
 class Workspace:
@@ -87,7 +90,8 @@ class Workspace:
         if newest is None:
             raise UsageError(f"{self.repo} holds no events; run `scalr import FILE` first")
         now = datetime.now(UTC)
-        window = self.config.prior.window_days
+        setting = self.config.prior.window_days
+        window = _LONGEST_LOOK_BACK if setting == "auto" else setting
         if newest < now - timedelta(days=window):
             raise UsageError(
                 f"the newest event became known on {newest:%Y-%m-%d}, longer ago than the "

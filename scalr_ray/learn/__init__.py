@@ -2,18 +2,27 @@
 
 `fit_translator` counts before the validation cut, chooses the strength on the validation window,
 checks on users it did not choose on that the evidence helps, and refits the counts up to the train
-cutoff.
+cutoff. `scalr_ray.learn.neural` does the same with a network, on Ray Train.
 """
 
 from scalr_ray.learn.counts import translator_as_of
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator, Grid, fit_translator
+from scalr_ray.learn.prior import Prior, fit_prior
+from scalr_ray.learn.strength import Chosen, choose_strength
+from scalr_ray.learn.window import Window, validation_window
 
 __all__ = [
+    "Chosen",
     "CodedEvents",
     "FittedTranslator",
     "Grid",
+    "Prior",
     "TrainingEvents",
+    "Window",
+    "choose_strength",
+    "fit_prior",
     "fit_translator",
     "translator_as_of",
+    "validation_window",
 ]

@@ -15,7 +15,8 @@ from scalr_ray.translator.frequency import (
     count_users,
     overlap_marginal,
 )
-from scalr_ray.translator.prior import recent_popularity
+from scalr_ray.translator.prior import prior_mix_shares
+from scalr_ray.translator.prior_mix import PriorMix
 
 _DELAY_QUANTILES = 101
 # Without them an item with one or two owners has a huge lift by chance. On both directions of the
@@ -25,15 +26,15 @@ _NEVER = np.iinfo(np.int64).max
 
 
 def translator_as_of(
-    events: TrainingEvents, cutoff: datetime, *, strength: Strength, background: float
+    events: TrainingEvents, cutoff: datetime, *, strength: Strength, mix: PriorMix
 ) -> FrequencyTranslator:
     """Count what was visible as of `cutoff`.
 
     Args:
         events: coded events; those not visible as of `cutoff` are ignored.
         cutoff: the train cutoff.
-        strength: exponents, shrinkage and the look-back of the prior.
-        background: weight of an older event in the prior.
+        strength: exponents and shrinkage.
+        mix: the look-backs of the prior.
 
     Returns:
         A translator under the codes of `events`; an item that was not visible has prior 0.
@@ -49,13 +50,13 @@ def translator_as_of(
         target_items=events.target_items,
         counts=count_users(history, own),
         marginal=overlap_marginal(history, own) + MARGINAL_PSEUDO_USERS,
-        prior=recent_popularity(
+        mix=mix,
+        prior=prior_mix_shares(
             seen.target.items,
-            seen.target.times,
+            seen.target.appear,
             items=items,
             as_of_micros=to_micros(cutoff),
-            window_days=strength.window_days,
-            background=background,
+            mix=mix,
         ),
         first_seen=first_seen,
         delays=delay_quantiles(seen.source, seen.target),

@@ -3,7 +3,7 @@
 Repeated (user, item) pairs within a domain count once, by their first event, so that a user who
 buys the same thing weekly does not vote weekly. Which event is the first depends on the observer:
 an earlier event that became known late is not there for those who ask before. The logs therefore
-keep repeats, and every as-of view drops them anew.
+keep repeats that somebody needs, also those of another type, and every as-of view drops them anew.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from scipy import sparse
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import DataError
 from scalr_ray.translator.encode import Vocabulary, incidence, source_keys
+from scalr_ray.translator.histories import EventLists, Users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class CodedEvents:
         items: (N,) item codes.
         times: (N,) event times, microseconds since 1970.
         known_from: (N,) when the system could have known the event, microseconds since 1970.
+        types: (N,) codes of the event types, -1 where there is none.
+        values: (N,) float32, NaN where there is none.
         event_ids: (N,) text ids.
     """
 
@@ -39,6 +42,8 @@ class CodedEvents:
     items: NDArray[np.int64]
     times: NDArray[np.int64]
     known_from: NDArray[np.int64]
+    types: NDArray[np.int64]
+    values: NDArray[np.float32]
     event_ids: pa.Array
 
     def __len__(self) -> int:
@@ -51,6 +56,8 @@ class CodedEvents:
             items=self.items[keep],
             times=self.times[keep],
             known_from=self.known_from[keep],
+            types=self.types[keep],
+            values=self.values[keep],
             event_ids=self.event_ids.filter(pa.array(keep)),
         )
 
@@ -59,9 +66,45 @@ class CodedEvents:
         cut = to_micros(moment)
         return self.where((self.times < cut) & (self.known_from <= cut))
 
+    @property
+    def appear(self) -> NDArray[np.int64]:
+        """(N,) from when on each event is visible, microseconds since 1970."""
+        return np.maximum(self.times + 1, self.known_from)
+
+    def by_user(
+        self, chosen: NDArray[np.int64], users: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where the events of some users lie, user by user, each user's in order of appearance.
+
+        Args:
+            chosen: (B,) distinct user codes.
+            users: how many codes there are.
+
+        Returns:
+            (N',) positions of their events, and (B + 1,) where each user's begin.
+        """
+        place = np.full(users, -1, dtype=np.int64)
+        place[chosen] = np.arange(len(chosen))
+        of_chosen = np.flatnonzero(place[self.users] >= 0)
+        row = place[self.users[of_chosen]]
+        order = of_chosen[np.lexsort((self.appear[of_chosen], row))]
+        counts = np.bincount(row, minlength=len(chosen))
+        return order, np.concatenate(([0], np.cumsum(counts)))
+
+    def lists(self, chosen: NDArray[np.int64], users: int) -> EventLists:
+        """The events of the `chosen` users (B,), of `users` codes in all."""
+        order, offsets = self.by_user(chosen, users)
+        return EventLists(
+            offsets=offsets,
+            items=self.items[order],
+            times=self.times[order],
+            types=self.types[order],
+            values=self.values[order],
+        )
+
     def firsts(self) -> CodedEvents:
         """The first event of each (user, item) pair."""
-        return self.where(_is_first(self.users, self.items))
+        return self.where(_is_first(_numbered(self.users, self.items)))
 
     def between(self, start: datetime, end: datetime) -> CodedEvents:
         """The events with start <= event time < end, whenever they became known."""
@@ -76,6 +119,7 @@ class TrainingEvents:
         users: vocabulary of users of either domain, U of them.
         source_items: vocabulary of (domain, item) keys, S of them.
         target_items: vocabulary of target item ids, I of them.
+        event_types: vocabulary of the event types of both domains.
         source_log: source-domain events, with the repeats that some as-of view needs.
         target_log: the same of the target domain.
     """
@@ -83,6 +127,7 @@ class TrainingEvents:
     users: Vocabulary
     source_items: Vocabulary
     target_items: Vocabulary
+    event_types: Vocabulary
     source_log: CodedEvents
     target_log: CodedEvents
 
@@ -103,12 +148,17 @@ class TrainingEvents:
         users = Vocabulary.of(
             pa.chunked_array([*source["user_id"].chunks, *target["user_id"].chunks])
         )
+        types = pa.chunked_array([*source["event_type"].chunks, *target["event_type"].chunks])
+        event_types = Vocabulary.of(types.drop_null())
+        source_codes = source_items.codes(source_keys(source))
+        target_codes = target_items.codes(target["item_id"])
         coded = cls(
             users=users,
             source_items=source_items,
             target_items=target_items,
-            source_log=_code(source, users, source_items.codes(source_keys(source))),
-            target_log=_code(target, users, target_items.codes(target["item_id"])),
+            event_types=event_types,
+            source_log=_code(source, users, source_codes, event_types),
+            target_log=_code(target, users, target_codes, event_types),
         )
         if not np.intersect1d(coded.source_log.users, coded.target_log.users).size:
             raise DataError(
@@ -134,6 +184,15 @@ class TrainingEvents:
             target_log=self.target_log.as_of(moment),
         )
 
+    def known(self, chosen: NDArray[np.int64], moment: datetime) -> Users:
+        """What was visible of the users `chosen` (B,) as of `moment`."""
+        seen, users = self.as_of(moment), len(self.users)
+        return Users(
+            as_of=to_micros(moment),
+            source=seen.source.lists(chosen, users),
+            own=seen.target.lists(chosen, users),
+        )
+
     def without_target_of(self, hidden: NDArray[np.bool_]) -> TrainingEvents:
         """The same without the target events of the users that `hidden` (U,) marks."""
         return replace(self, target_log=self.target_log.where(~hidden[self.target_log.users]))
@@ -148,6 +207,7 @@ class TrainingEvents:
             users=users,
             source_items=source_items,
             target_items=target_items,
+            event_types=self.event_types,
             source_log=replace(source, users=source_users, items=source_codes),
             target_log=replace(target, users=target_users, items=target_codes),
         )
@@ -165,7 +225,9 @@ class TrainingEvents:
         )
 
 
-def _code(table: pa.Table, users: Vocabulary, items: NDArray[np.int64]) -> CodedEvents:
+def _code(
+    table: pa.Table, users: Vocabulary, items: NDArray[np.int64], types: Vocabulary
+) -> CodedEvents:
     ids = table["event_id"].combine_chunks()
     times = _micros(table["event_timestamp"])
     # Time first; the event id breaks ties, so that the order of the rows never matters.
@@ -177,30 +239,32 @@ def _code(table: pa.Table, users: Vocabulary, items: NDArray[np.int64]) -> Coded
         items=items[order],
         times=times[order],
         known_from=_micros(table["available_at"])[order],
+        types=types.codes(table["event_type"])[order],
+        values=np.asarray(table["value"].to_numpy(), dtype=np.float32)[order],
         event_ids=ids.take(pa.array(order)),
     )
     return coded.where(_is_first_for_some(coded))
 
 
-def _is_first(users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(N,) whether an event is the first of its (user, item) pair."""
-    _, first = np.unique(_pairs(users, items), return_index=True)
-    keep = np.zeros(len(users), dtype=bool)
+def _is_first(pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(N,) whether an event is the first of its pair."""
+    _, first = np.unique(pairs, return_index=True)
+    keep = np.zeros(len(pairs), dtype=bool)
     keep[first] = True
     return keep
 
 
 def _is_first_for_some(events: CodedEvents) -> NDArray[np.bool_]:
-    """(N,) False where the pair's first event was known as early, so that nobody needs this one."""
-    _, first, pair = np.unique(
-        _pairs(events.users, events.items), return_index=True, return_inverse=True
-    )
+    """(N,) False where a like event came first and was known as early: nobody needs this one."""
+    alike = _numbered(_numbered(events.users, events.items), events.types + 1)
+    _, first, pair = np.unique(alike, return_index=True, return_inverse=True)
     is_first = np.arange(len(events)) == first[pair]
     return np.asarray(is_first | (events.known_from < events.known_from[first[pair]]))
 
 
-def _pairs(users: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
-    return users * (int(items.max(initial=0)) + 1) + items
+def _numbered(left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) one number per pair of codes, equal for equal pairs."""
+    return left * (int(right.max(initial=0)) + 1) + right
 
 
 def _recode(

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.translator.encode import Vocabulary
+from scalr_ray.translator.histories import Users
+from scalr_ray.translator.prior_mix import PriorMix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +28,11 @@ class Strength:
     """What is fitted on the validation window.
 
     Attributes:
-        window_days: look-back of the prior.
         shrinkage: pseudo-users per source item that pull its row towards the marginal.
         alpha: exponent of the lift; 0 means that nothing transfers.
         temperature: divides the scores before the softmax; 1 leaves them as they are.
     """
 
-    window_days: int
     shrinkage: float
     alpha: float
     temperature: float = 1.0
@@ -49,6 +49,7 @@ class FrequencyTranslator:
         counts: (S, I) CSR, the number of distinct users with both items.
         marginal: (I,) users of i among the users who are active in both domains, plus the same
             number of pseudo-users for each item.
+        mix: the look-backs that the prior is made of.
         prior: (I,) time-aware popularity, sums to one; items at 0 are never proposed.
         first_seen: (I,) microseconds since 1970 of the first event on the item.
         delays: (Q,) ascending quantiles of the observed delay from a user's last source event to
@@ -61,6 +62,7 @@ class FrequencyTranslator:
     target_items: Vocabulary
     counts: sparse.csr_matrix
     marginal: NDArray[np.float64]
+    mix: PriorMix
     prior: NDArray[np.float64]
     first_seen: NDArray[np.int64]
     delays: NDArray[np.int64]
@@ -82,13 +84,43 @@ class FrequencyTranslator:
         with np.errstate(divide="ignore"):
             return np.asarray(np.log(self.prior), dtype=np.float32)
 
-    def with_strength(self, strength: Strength) -> FrequencyTranslator:
-        """The same counts and prior under other exponents."""
+    @property
+    def kind(self) -> str:
+        """What the ledger calls it."""
+        return "frequency"
+
+    @property
+    def alpha(self) -> float:
+        """Exponent of the lift."""
+        return self.strength.alpha
+
+    @property
+    def temperature(self) -> float:
+        """Divides the log score."""
+        return self.strength.temperature
+
+    def tuned(self, *, alpha: float, temperature: float) -> FrequencyTranslator:
+        """The same counts and prior under another exponent and temperature."""
+        strength = replace(self.strength, alpha=alpha, temperature=temperature)
         return replace(self, strength=strength)
 
-    def as_prior(self) -> FrequencyTranslator:
-        """The translator that knows nothing but the prior: alpha 0, same temperature."""
-        return self.with_strength(replace(self.strength, alpha=0.0))
+    def with_shrinkage(self, shrinkage: float) -> FrequencyTranslator:
+        """The same counts, pulled towards the marginal by another number of pseudo-users."""
+        return replace(self, strength=replace(self.strength, shrinkage=shrinkage))
+
+    def evidence(self, users: Users) -> NDArray[np.float32]:
+        """(B, I) the log lift of each item for each user; 0 for a user without history."""
+        return self.log_lift(
+            users.source.incidence(len(self.source_items)),
+            users.own.incidence(len(self.target_items)),
+        )
+
+    def triggers(
+        self, users: Users, row: NDArray[np.int64], item: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(E,) the pull c(j, i) / (n_j + k) of each source event's item on the candidate's."""
+        candidate, position = users.source.of_rows(row)
+        return self.evidence_by_event(users.source.items[position], item[candidate])
 
     def log_lift(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
         """The evidence log(P(i | history) / q(i)), the user left out of their own counts.
@@ -124,21 +156,6 @@ class FrequencyTranslator:
         lift[lengths == 0] = 1.0
         return np.asarray(np.log(lift, out=lift))
 
-    def log_scores(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
-        """(B, I) log prior + alpha * log lift, before temperature; -inf where not rankable."""
-        if self.strength.alpha == 0.0:
-            return np.tile(self.log_prior, (history.shape[0], 1))
-        return np.float32(self.strength.alpha) * self.log_lift(history, own) + self.log_prior
-
-    def log_likelihood(
-        self, history: sparse.csr_matrix, own: sparse.csr_matrix
-    ) -> NDArray[np.float32]:
-        """(B, I) calibrated log-probability that the next target item is i; -inf where owned."""
-        scores = self.log_scores(history, own)
-        scores /= np.float32(self.strength.temperature)
-        mask_entries(scores, own)
-        return log_softmax(scores)
-
     def evidence_by_event(
         self, items: NDArray[np.int64], target: NDArray[np.int64]
     ) -> NDArray[np.float64]:
@@ -170,19 +187,3 @@ def overlap_marginal(history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDAr
     """(I,) users of each target item among the users who are active in both domains."""
     both = np.repeat(np.diff(history.indptr) > 0, np.diff(own.indptr))
     return np.bincount(own.indices[both], minlength=own.shape[1]).astype(np.float64)
-
-
-def mask_entries(scores: NDArray[np.float32], entries: sparse.csr_matrix) -> None:
-    """Set the scores of the stored `entries` to minus infinity, in place."""
-    user = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr))
-    scores[user, entries.indices] = -np.inf
-
-
-def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Row-wise log-softmax, in place; a row of minus infinities stays one."""
-    peak = scores.max(axis=1, keepdims=True)
-    possible = np.isfinite(peak)
-    scores -= np.where(possible, peak, 0.0)
-    total = np.exp(scores).sum(axis=1, keepdims=True)
-    scores -= np.log(np.where(possible, total, 1.0))
-    return scores

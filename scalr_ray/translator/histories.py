@@ -46,16 +46,28 @@ class EventLists:
         """(N,) the user of each event."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
-    def users(self, start: int, stop: int) -> EventLists:
-        """The events of the users from `start` to before `stop`."""
-        first, last = self.offsets[start], self.offsets[min(stop, len(self))]
+    def take(self, row: NDArray[np.int64]) -> EventLists:
+        """The events of the users `row` (C,), in that order."""
+        _, position = self.of_rows(row)
+        lengths = np.diff(self.offsets)[row]
         return EventLists(
-            offsets=self.offsets[start : stop + 1] - first,
-            items=self.items[first:last],
-            times=self.times[first:last],
-            types=self.types[first:last],
-            values=self.values[first:last],
+            offsets=np.concatenate(([0], np.cumsum(lengths))),
+            items=self.items[position],
+            times=self.times[position],
+            types=self.types[position],
+            values=self.values[position],
         )
+
+    def of_rows(self, row: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """All events of the users `row` (C,), one after the other.
+
+        Returns:
+            (E,) which of the C each event belongs to, and (E,) its position among the N events.
+        """
+        lengths = np.diff(self.offsets)[row]
+        candidate = np.repeat(np.arange(len(row)), lengths)
+        within = np.arange(len(candidate)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return candidate, self.offsets[row][candidate] + within
 
     def incidence(self, items: int) -> sparse.csr_matrix:
         """(B, items) 0/1 float32: who has which item; repeats count once."""
@@ -87,11 +99,15 @@ class Users:
     def __len__(self) -> int:
         return len(self.source)
 
-    def part(self, start: int, stop: int) -> Users:
-        """The users from `start` to before `stop`."""
+    def take(self, row: NDArray[np.int64]) -> Users:
+        """The users `row` (C,), in that order."""
         return Users(
             as_of=self.as_of,
-            source=self.source.users(start, stop),
-            own=self.own.users(start, stop),
-            features=None if self.features is None else self.features.slice(start, stop - start),
+            source=self.source.take(row),
+            own=self.own.take(row),
+            features=None if self.features is None else self.features.take(pa.array(row)),
         )
+
+    def part(self, start: int, stop: int) -> Users:
+        """The users from `start` to before `stop`, of those that there are."""
+        return self.take(np.arange(start, min(stop, len(self))))

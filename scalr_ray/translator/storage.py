@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,9 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
+from scalr_ray.translator.prior_mix import PriorMix
 
-_FORMAT = 1
+_FORMAT = 2
 _SETTINGS = "translator.json"
 
 
@@ -46,7 +48,7 @@ def save_translator(translator: FrequencyTranslator, folder: Path) -> None:
         "format": _FORMAT,
         "kind": "frequency",
         "train_cutoff": translator.train_cutoff.isoformat(),
-        "window_days": strength.window_days,
+        "prior_mix": asdict(translator.mix),
         "shrinkage": strength.shrinkage,
         "alpha": strength.alpha,
         "temperature": strength.temperature,
@@ -117,14 +119,22 @@ def _assemble(settings: dict[str, Any], folder: Path) -> FrequencyTranslator:
         counts=sparse.csr_matrix(
             (counts["users"].to_numpy(), places), shape=(sources.num_rows, targets.num_rows)
         ),
+        mix=_mix(settings["prior_mix"]),
         marginal=targets["marginal"].to_numpy(),
         prior=targets["prior"].to_numpy(),
         first_seen=targets["first_seen"].to_numpy(),
         delays=np.asarray(settings["delays_us"], dtype=np.int64),
         strength=Strength(
-            window_days=settings["window_days"],
             shrinkage=settings["shrinkage"],
             alpha=settings["alpha"],
             temperature=settings["temperature"],
         ),
+    )
+
+
+def _mix(saved: dict[str, Any]) -> PriorMix:
+    return PriorMix(
+        windows_days=tuple(saved["windows_days"]),
+        weights=tuple(saved["weights"]),
+        per_event=saved["per_event"],
     )

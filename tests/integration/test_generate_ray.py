@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from small_drawings import SCHEMA, small_drawing
+from small_drawings import SCHEMA, listed, small_drawing, with_column
 from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError, LeakageError, RetryLater
@@ -129,12 +129,10 @@ def test_nobody_to_draw_for_leaves_empty_folders(drawing, to):
 
 def test_users_who_own_everything_count_as_done_but_not_as_drawn_for(drawing, to):
     rankable = [at for at, can in enumerate(drawing.translator.rankable) if can]
-    owned = drawing.plan["own_items"].to_pylist()
+    owned = [[event["item"] for event in row] for row in drawing.plan["own"].to_pylist()]
     owned[0] = owned[3] = rankable
-    column = pa.array(owned, pa.list_(pa.int64()))
-    at = drawing.plan.schema.get_field_index("own_items")
     done = []
-    sated = replace(drawing, plan=drawing.plan.set_column(at, "own_items", column))
+    sated = replace(drawing, plan=with_column(drawing.plan, "own", listed(owned)))
     batch = generate(sated, to, on_progress=done.append)
     assert batch.users == drawing.plan.num_rows - 2
     assert sum(done) == drawing.plan.num_rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -12,10 +13,11 @@ from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.generate import DrawSettings, draw_events, plan_users
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.simulate import World, WorldConfig
-from scalr_ray.translator import FrequencyTranslator, Strength
+from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength
 
 SCHEMA = synthetic_event_schema("string", "string")
-STRENGTH = Strength(window_days=30, shrinkage=1.0, alpha=0.8, temperature=1.3)
+STRENGTH = Strength(shrinkage=1.0, alpha=0.8, temperature=1.3)
+MIX = PriorMix.recent(window_days=30, background=0.05)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,32 @@ class Drawing:
 
     def by(self, translator: FrequencyTranslator) -> Drawing:
         return replace(self, translator=translator)
+
+
+def listed(
+    items: Sequence[Sequence[int]],
+    times: Sequence[Sequence[int]] | None = None,
+    ids: Sequence[Sequence[str]] | None = None,
+) -> pa.Array:
+    """A column of events as a plan has it: per row the items, at these times, under these ids."""
+    lists = pa.array(items, pa.large_list(pa.int64()))
+    flat = lists.flatten()
+    columns = {
+        "item": flat,
+        "time": flat if times is None else pa.array([t for row in times for t in row], pa.int64()),
+        "type": pa.array([-1] * len(flat), pa.int64()),
+        "value": pa.array([float("nan")] * len(flat), pa.float32()),
+        "event_id": pa.array([str(item) for item in flat.to_pylist()])
+        if ids is None
+        else pa.array([name for row in ids for name in row], pa.string()),
+    }
+    events = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
+    return pa.LargeListArray.from_arrays(lists.offsets, events)
+
+
+def with_column(plan: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    """The plan with another column of that name."""
+    return plan.set_column(plan.schema.get_field_index(name), name, column)
 
 
 def settings_at(as_of: datetime) -> DrawSettings:
@@ -70,7 +98,7 @@ def small_drawing() -> Drawing:
         source=source,
         target=target,
         events=events,
-        translator=translator_as_of(events, as_of, strength=STRENGTH, background=0.05),
+        translator=translator_as_of(events, as_of, strength=STRENGTH, mix=MIX),
         plan=plan_users(events, as_of, decay_events=2.0),
         settings=settings_at(as_of),
     )

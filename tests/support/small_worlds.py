@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from scalr_ray.core.clock import floor_day, from_micros
+from scalr_ray.core.clock import floor_day, from_micros, to_micros
 from scalr_ray.core.events import event_schema
 from scalr_ray.simulate import World
+from scalr_ray.translator import EventLists, Users
 
 DAY_0 = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -52,6 +53,21 @@ def domain_tables(world: World) -> tuple[pa.Table, pa.Table]:
 def quantile_day(events: pa.Table, share: float) -> datetime:
     micros = events["event_timestamp"].cast(pa.int64()).to_numpy()
     return floor_day(from_micros(int(np.quantile(micros, share))))
+
+
+def users_of(history: sparse.csr_matrix, own: sparse.csr_matrix, as_of: datetime = DAY_0) -> Users:
+    """Users with these source and target items, of whom nothing else is known."""
+
+    def lists(having: sparse.csr_matrix) -> EventLists:
+        return EventLists(
+            offsets=having.indptr.astype(np.int64),
+            items=having.indices.astype(np.int64),
+            times=np.zeros(having.nnz, dtype=np.int64),
+            types=np.full(having.nnz, -1, dtype=np.int64),
+            values=np.full(having.nnz, np.nan, dtype=np.float32),
+        )
+
+    return Users(as_of=to_micros(as_of), source=lists(history), own=lists(own))
 
 
 def matrix(rows: Sequence[Iterable[int]], width: int) -> sparse.csr_matrix:

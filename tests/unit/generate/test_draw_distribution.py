@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from scipy import sparse, stats
-from small_drawings import SCHEMA, settings_at
+from small_drawings import MIX, SCHEMA, listed, settings_at
 from small_worlds import day, matrix
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.generate import draw_events
-from scalr_ray.translator import FrequencyTranslator, Strength, Vocabulary
+from scalr_ray.translator import FrequencyTranslator, Strength, Vocabulary, as_prior
 
 USERS = 20_000
 CUT = day(100)
@@ -36,10 +36,11 @@ def translator(counts, *, prior, marginal, alpha=1.0, delays=(), shrinkage=1.0):
         target_items=Vocabulary(ids=pa.array([f"t{at}" for at in range(counts.shape[1])])),
         counts=sparse.csr_matrix(counts),
         marginal=np.array(marginal, dtype=float),
+        mix=MIX,
         prior=prior / prior.sum(),
         first_seen=np.full(len(prior), to_micros(day(0)), dtype=np.int64),
         delays=np.array(delays, dtype=np.int64),
-        strength=Strength(window_days=30, shrinkage=shrinkage, alpha=alpha, temperature=2.0),
+        strength=Strength(shrinkage=shrinkage, alpha=alpha, temperature=2.0),
     )
 
 
@@ -53,10 +54,8 @@ def plan(history, times, *, own=(), users=USERS):
             "user_id": pa.array([f"u{code:06d}" for code in codes]),
             "user_code": pa.array(codes),
             "weight": pa.array(np.ones(users)),
-            "source_items": pa.array([history] * users, pa.list_(pa.int64())),
-            "source_times": pa.array([times] * users, pa.list_(pa.int64())),
-            "source_event_ids": pa.array([ids] * users, pa.list_(pa.string())),
-            "own_items": pa.array([own] * users, pa.list_(pa.int64())),
+            "source": listed([history] * users, [times] * users, [ids] * users),
+            "own": listed([own] * users),
         }
     )
 
@@ -131,7 +130,7 @@ def test_the_placebo_draws_from_the_prior_whatever_the_evidence():
     counts, marginal = [[0, 0, 0, 90, 0]], [10, 10, 10, 90, 10]
     model = translator(counts, prior=PRIOR, marginal=marginal, alpha=2.0)
     asked = {"per_user": 1, "temperature": 1.0, "evidence": 1.5}
-    placebo = draw(plan([0], [0]), model.as_prior(), **asked)
+    placebo = draw(plan([0], [0]), as_prior(model), **asked)
     expected = {(item,): share / sum(PRIOR) for item, share in enumerate(PRIOR)}
     assert_follows([tuple(row) for row in item_slots(placebo).tolist()], expected)
     treated = item_slots(draw(plan([0], [0]), model, **asked))
@@ -164,7 +163,7 @@ def test_the_trigger_is_uniform_where_nothing_contributed():
 
 
 def test_the_trigger_of_a_placebo_is_uniform():
-    model = translator([[60], [1]], prior=[1], marginal=[10]).as_prior()
+    model = as_prior(translator([[60], [1]], prior=[1], marginal=[10]))
     drawn = draw(plan([0, 1], [0, 1]), model, per_user=1)
     assert_follows(triggers(drawn), {0: 0.5, 1: 0.5})
 

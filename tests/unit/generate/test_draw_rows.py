@@ -12,13 +12,14 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_drawings import SCHEMA, small_drawing
+from small_drawings import SCHEMA, listed, small_drawing, with_column
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import LeakageError
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.generate import draw_events
 from scalr_ray.generate.draw import BELOW_FLOOR
+from scalr_ray.translator import log_likelihood
 
 DRAWING = small_drawing()  # for properties, which take no fixtures
 
@@ -87,9 +88,8 @@ def test_clocks_lineage_and_weights(drawing, drawn):
 
 def test_likelihood_is_the_translators_own(drawing, drawn):
     plan = drawing.plan
-    history = drawing.events.as_of(drawing.settings.as_of).history()[plan["user_code"].to_numpy()]
-    own = drawing.events.as_of(drawing.settings.as_of).own()[plan["user_code"].to_numpy()]
-    expected = np.exp(drawing.translator.log_likelihood(history, own))
+    users = drawing.events.known(plan["user_code"].to_numpy(), drawing.settings.as_of)
+    expected = np.exp(log_likelihood(drawing.translator, users))
     user = np.searchsorted(plan["user_id"].to_numpy(), drawn["user_id"].to_numpy())
     item = drawing.translator.target_items.codes(drawn["item_id"])
     np.testing.assert_allclose(drawn["likelihood"], expected[user, item], rtol=1e-4)
@@ -166,14 +166,13 @@ def test_more_per_user_than_the_catalogue_draws_all_of_it(drawing):
     for user in drawn["user_id"].to_pylist():
         given_to[user] += 1
     for row in drawing.plan.to_pylist():
-        assert given_to[row["user_id"]] == rankable - len(row["own_items"])
+        assert given_to[row["user_id"]] == rankable - len(row["own"])
 
 
 def test_who_owns_everything_gets_nothing(drawing):
     rankable = np.flatnonzero(drawing.translator.rankable)
     plan = drawing.plan.slice(0, 3)
-    everything = pa.array([rankable, [], rankable], pa.list_(pa.int64()))
-    plan = plan.set_column(plan.schema.get_field_index("own_items"), "own_items", everything)
+    plan = with_column(plan, "own", listed([rankable, [], rankable]))
     assert set(drawing.draw(plan)["user_id"].to_pylist()) == {plan["user_id"][1].as_py()}
     assert drawing.draw(plan.slice(0, 1)).num_rows == 0
 
@@ -204,9 +203,9 @@ def test_a_source_event_at_the_very_last_moment_still_leaves_room(drawing):
     """The plan leaves two microseconds; the event takes the one between."""
     cut = to_micros(drawing.settings.as_of)
     plan = drawing.plan.slice(0, 5)
-    lengths = [len(row) for row in plan["source_times"].to_pylist()]
-    late = pa.array([[cut - 2] * length for length in lengths], pa.list_(pa.int64()))
-    plan = plan.set_column(plan.schema.get_field_index("source_times"), "source_times", late)
+    items = [[event["item"] for event in row] for row in plan["source"].to_pylist()]
+    late = listed(items, [[cut - 2] * len(row) for row in items])
+    plan = with_column(plan, "source", late)
     drawn = drawing.draw(plan)
     assert drawn.num_rows > 0
     assert set(drawn["event_timestamp"].cast(pa.int64()).to_pylist()) == {cut - 1}

@@ -31,7 +31,7 @@ def code(source, target):
 
 
 def first_visible(rows, cut):
-    """{user: [(time, event id, item)]}, the first visible event of each pair, in order of time."""
+    """{user: [(time, event id, item)]}: first visible events of pairs, in order of appearance."""
     visible = [
         (happened, f"{at:05d}", user, item)
         for at, (user, item, happened, known) in enumerate([(*ANCHOR[0], 0), *rows])
@@ -42,6 +42,9 @@ def first_visible(rows, cut):
         if (user, item) not in seen:
             seen.add((user, item))
             by_user.setdefault(user, []).append((to_micros(day(happened)), event_id, item))
+    known_from = {f"{at:05d}": row[3] for at, row in enumerate([(*ANCHOR[0], 0), *rows])}
+    for events in by_user.values():
+        events.sort(key=lambda event: max(event[0] + 1, to_micros(day(known_from[event[1]]))))
     return by_user
 
 
@@ -65,16 +68,17 @@ def test_the_plan_against_a_plain_search(source, target, decay):
         triggers, owned, weight = expected[row["user_id"]]
         assert users[row["user_code"]] == row["user_id"]
         assert row["weight"] == pytest.approx(weight)
-        assert row["source_times"] == [time for time, _, _ in triggers]
-        assert row["source_event_ids"] == [f"books-{event_id}" for _, event_id, _ in triggers]
-        assert [keys[c].split("\x1f")[1] for c in row["source_items"]] == [t[2] for t in triggers]
-        assert [items[code] for code in row["own_items"]] == owned
+        assert [
+            (event["time"], event["event_id"], keys[event["item"]].split("\x1f")[1])
+            for event in row["source"]
+        ] == [(time, f"books-{event_id}", item) for time, event_id, item in triggers]
+        assert [items[event["item"]] for event in row["own"]] == owned
 
 
 @given(rows, rows)
 def test_nobody_is_planned_without_a_source_event(source, target):
     plan = plan_users(code(source, target), day(5), decay_events=50.0)
-    assert all(len(row) > 0 for row in plan["source_items"].to_pylist())
+    assert all(len(row) > 0 for row in plan["source"].to_pylist())
 
 
 def test_before_all_events_nobody_is_planned():

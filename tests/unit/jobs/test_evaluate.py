@@ -18,7 +18,14 @@ from scalr_ray.jobs.evaluate import (
     _Subject,
 )
 from scalr_ray.learn import TrainingEvents
-from scalr_ray.translator import FrequencyTranslator, Strength, Vocabulary, count_users
+from scalr_ray.translator import (
+    FrequencyTranslator,
+    PriorMix,
+    Strength,
+    Vocabulary,
+    count_users,
+    log_likelihood,
+)
 from training.lift import ArmResult
 
 ITEMS = ("a", "b", "c")
@@ -46,16 +53,18 @@ def blind_translator(events: TrainingEvents, prior: list[float]) -> FrequencyTra
         target_items=Vocabulary(ids=pa.array(ITEMS)),
         counts=count_users(events.history(), events.own()),
         marginal=np.ones(3),
+        mix=PriorMix.recent(window_days=30, background=0.01),
         prior=np.array(prior),
         first_seen=np.zeros(3, dtype=np.int64),
         delays=np.zeros(1, dtype=np.int64),
-        strength=Strength(window_days=30, shrinkage=1.0, alpha=0.0),
+        strength=Strength(shrinkage=1.0, alpha=0.0),
     )
 
 
-def watchers(count: int) -> TrainingEvents:
-    source = [(f"u{n}", "s", 0) for n in range(count)]
-    target = [("u0", item, 1) for item in ITEMS]
+def watchers(count: int, own: str = "") -> TrainingEvents:
+    """Users u0, u1, ... of whom u0 has the items `own`, and one more who has them all."""
+    source = [(f"u{n}", "s", 0) for n in range(count)] + [("z", "s", 0)]
+    target = [("z", item, 1) for item in ITEMS] + [("u0", item, 1) for item in own]
     return TrainingEvents.of(event_table(source, "source"), event_table(target, "target"))
 
 
@@ -80,7 +89,7 @@ def test_a_user_with_two_events_counts_twice():
 
 
 def test_an_owned_item_takes_no_probability():
-    events = watchers(1)
+    events = watchers(1, own="a")
     test = everybody(1, known=matrix([[0]], 3), relevant=matrix([[1]], 3))
     found = _calibration(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
     (row,) = [row for row in found if row["predicted"] > 0.1]
@@ -107,7 +116,7 @@ def test_calibration_is_what_counting_pair_by_pair_gives():
         segments={},
     )
     translator = drawing.translator
-    likelihood = np.exp(translator.log_likelihood(events.history()[users], own[users]))
+    likelihood = np.exp(log_likelihood(translator, events.known(users, translator.train_cutoff)))
     bins: dict[int, list[float]] = {}
     for at in range(len(users)):
         relevant = set(test.relevant[at].indices)

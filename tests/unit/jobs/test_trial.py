@@ -14,6 +14,7 @@ from scalr_ray.core.config import ScalrConfig
 from scalr_ray.jobs.arms import Holdout
 from scalr_ray.jobs.trial import (
     Gain,
+    Stage,
     Trial,
     _best_scale,
     _gains,
@@ -22,9 +23,9 @@ from scalr_ray.jobs.trial import (
     run_trial,
     trainings,
 )
-from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.simulate import World, WorldConfig
-from scalr_ray.translator import Strength
+from scalr_ray.translator import PriorMix, Strength
 
 CUT = day(10)
 
@@ -192,19 +193,15 @@ def planted() -> tuple[TrainingEvents, datetime, datetime]:
 CONFIG = ScalrConfig.model_validate(
     {"weights": {"scales": [0.01, 0.1]}, "generation": {"per_user": 20}}
 )
-STRENGTH = Strength(window_days=90, shrinkage=1.0, alpha=1.0)
+STRENGTH = Strength(shrinkage=1.0, alpha=1.0)
+MIX = PriorMix.recent(window_days=90, background=0.01)
 
 
 def try_out(events: TrainingEvents, start: datetime, end: datetime) -> tuple[Trial, list[int]]:
     steps: list[int] = []
-    found = run_trial(
-        events.as_of(end).compact(),
-        STRENGTH,
-        CONFIG,
-        validation_cut=start,
-        cutoff=end,
-        advance=steps.append,
-    )
+    stage = Stage.of(events.as_of(end).compact(), validation_cut=start, cutoff=end, seed=0)
+    translator = translator_as_of(stage.visible, start, strength=STRENGTH, mix=MIX)
+    found = run_trial(stage, translator, CONFIG, window_days=90, advance=steps.append)
     return found, steps
 
 

@@ -13,9 +13,10 @@ from small_worlds import day, event_table
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.learn.counts import MARGINAL_PSEUDO_USERS, delay_quantiles
-from scalr_ray.translator import Strength
+from scalr_ray.translator import PriorMix, Strength
 
-STRENGTH = Strength(window_days=3, shrinkage=1.0, alpha=0.5)
+STRENGTH = Strength(shrinkage=1.0, alpha=0.5)
+MIX = PriorMix.recent(window_days=3, background=0.01)
 row = st.tuples(st.sampled_from(["u1", "u2", "u3"]), st.sampled_from("abc"), st.integers(0, 7))
 rows = st.lists(row, max_size=14)
 ANCHOR = [("u0", "a", 0)]
@@ -39,7 +40,7 @@ def firsts_before(rows, cut):
 @given(rows, rows, st.integers(0, 8))
 def test_statistics_against_a_plain_count(source, target, cut):
     events = code(source, target)
-    got = translator_as_of(events, day(cut), strength=STRENGTH, background=0.01)
+    got = translator_as_of(events, day(cut), strength=STRENGTH, mix=MIX)
     have, own = firsts_before(source, cut), firsts_before(target, cut)
     overlap = {user for user, _ in have} & {user for user, _ in own}
     marginal = Counter(item for user, item in own if user in overlap)

@@ -16,8 +16,10 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.learn import Grid, TrainingEvents, fit_translator
 from scalr_ray.simulate import World, WorldConfig
+from scalr_ray.translator import PriorMix
 
-GRID = Grid(shrinkages=(0.1, 1.0, 5.0), alphas=(0.0, 0.3, 1.0), window_days=90, background=0.01)
+GRID = Grid(shrinkages=(0.1, 1.0, 5.0), alphas=(0.0, 0.3, 1.0))
+MIX = PriorMix.recent(window_days=90, background=0.01)
 SMALL = WorldConfig(
     users=1000,
     source_items=200,
@@ -30,7 +32,7 @@ SMALL = WorldConfig(
 
 def fit(source, target, cuts=None, **settings):
     validation_cut, cutoff = cuts or (quantile_day(target, 0.65), quantile_day(target, 0.85))
-    settings = {"grid": GRID, "seed": 0, **settings}
+    settings = {"grid": GRID, "mix": MIX, "seed": 0, **settings}
     events = TrainingEvents.of(source, target)
     return fit_translator(events, validation_cut=validation_cut, cutoff=cutoff, **settings)
 
@@ -56,8 +58,8 @@ def result(fitted):
     return {
         "strength": translator.strength,
         "cutoff": translator.train_cutoff,
-        "measured": (fitted.gain.hex(), fitted.z.hex(), fitted.transfers),
-        "users": fitted.users,
+        "measured": (fitted.chosen.gain.hex(), fitted.chosen.z.hex(), fitted.transfers),
+        "users": fitted.chosen.users,
         "delays": translator.delays.tobytes(),
         "items": {
             item: (prior.hex(), int(first), float(marginal).hex())
@@ -172,13 +174,15 @@ def test_source_events_in_the_window_do_not_tell_what_happens_in_it(tables, cuts
     known = micros_of(source, "available_at") <= to_micros(cuts[0])
     one, other = fit(source.filter(pa.array(before & known)), target, cuts), fit(*tables, cuts)
     assert one.translator.strength == other.translator.strength
-    assert (one.gain, one.z) == (other.gain, other.z)
+    assert (one.chosen.gain, one.chosen.z) == (other.chosen.gain, other.chosen.z)
     assert one.translator.counts.sum() < other.translator.counts.sum()
 
 
 def test_codes_stay_those_of_the_events_given(tables, cuts):
     events = TrainingEvents.of(*tables)
-    fitted = fit_translator(events, validation_cut=cuts[0], cutoff=cuts[1], grid=GRID, seed=0)
+    fitted = fit_translator(
+        events, validation_cut=cuts[0], cutoff=cuts[1], grid=GRID, mix=MIX, seed=0
+    )
     assert fitted.translator.target_items is events.target_items
     assert fitted.translator.source_items is events.source_items
 
@@ -191,8 +195,8 @@ def test_a_planted_transfer_is_found(seed):
     fitted = fit(*domain_tables(World.generate(replace(SMALL, seed=seed))))
     assert fitted.transfers
     assert fitted.translator.strength.alpha > 0
-    assert fitted.gain > 0
-    assert fitted.z > 1.96
+    assert fitted.chosen.gain > 0
+    assert fitted.chosen.z > 1.96
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -200,7 +204,7 @@ def test_in_a_null_world_nothing_transfers(seed):
     fitted = fit(*domain_tables(World.generate(replace(SMALL, seed=seed, transfer=0.0))))
     assert not fitted.transfers
     assert fitted.translator.strength.alpha == 0
-    assert fitted.z < 1.96
+    assert fitted.chosen.z < 1.96
 
 
 # Seeds where the half that is chosen on was deceived: of 60 null worlds under this timid grid, 39
@@ -210,15 +214,15 @@ def test_evidence_that_looked_good_only_where_it_was_chosen_is_refused(seed):
     timid = replace(GRID, alphas=(0.0, 0.1, 0.3), shrinkages=(5.0, 50.0))
     world = World.generate(replace(SMALL, seed=seed, transfer=0.0))
     fitted = fit(*domain_tables(world), grid=timid)
-    assert fitted.gain != 0
-    assert fitted.z < 1.96
+    assert fitted.chosen.gain != 0
+    assert fitted.chosen.z < 1.96
     assert not fitted.transfers
     assert fitted.translator.strength.alpha == 0
 
 
 def test_a_grid_without_evidence_gives_the_prior(tables, cuts):
     fitted = fit(*tables, cuts, grid=replace(GRID, alphas=(0.0,)))
-    assert (fitted.transfers, fitted.gain, fitted.z) == (False, 0.0, 0.0)
+    assert (fitted.transfers, fitted.chosen.gain, fitted.chosen.z) == (False, 0.0, 0.0)
     assert fitted.translator.strength.alpha == 0
 
 
@@ -229,17 +233,17 @@ def test_zero_is_tried_even_where_the_grid_does_not_name_it():
 
 def test_the_seed_moves_the_halves_that_users_are_split_into(tables, cuts):
     one, other = fit(*tables, cuts, seed=0), fit(*tables, cuts, seed=1)
-    assert one.users == other.users
-    assert one.gain != other.gain
-    assert one.gain == fit(*tables, cuts, seed=0).gain
+    assert one.chosen.users == other.chosen.users
+    assert one.chosen.gain != other.chosen.gain
+    assert one.chosen.gain == fit(*tables, cuts, seed=0).chosen.gain
 
 
 def test_few_scores_held_means_fewer_users_chosen_on_and_all_checked(tables, cuts, monkeypatch):
     whole = fit(*tables, cuts)
-    monkeypatch.setattr("scalr_ray.learn.fit._HELD_SCORES", 50 * SMALL.target_items)
+    monkeypatch.setattr("scalr_ray.learn.strength._HELD_SCORES", 50 * SMALL.target_items)
     held = fit(*tables, cuts)
-    assert held.users == whole.users
-    assert held.gain != whole.gain
+    assert held.chosen.users == whole.chosen.users
+    assert held.chosen.gain != whole.chosen.gain
 
 
 @pytest.mark.parametrize("moved", [-10_000, 10_000])
@@ -261,7 +265,7 @@ def test_twenty_users_can_be_validated_on_and_nineteen_cannot(users):
             fit(*tables, (day(5), day(10)))
     else:
         fitted = fit(*tables, (day(5), day(10)))
-        assert fitted.users == 20
+        assert fitted.chosen.users == 20
 
 
 def test_only_users_with_earlier_source_events_and_known_items_are_validated_on():
@@ -285,4 +289,4 @@ def test_only_users_with_earlier_source_events_and_known_items_are_validated_on(
         *[(f"owner{at}", "a", 6) for at in range(5)],
     ]
     fitted = fit(event_table(source, "books"), event_table(target, "music"), (day(5), day(10)))
-    assert fitted.users == 20
+    assert fitted.chosen.users == 20

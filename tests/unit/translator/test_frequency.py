@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from small_worlds import matrix
+from small_worlds import matrix, users_of
 from translator_builds import SOURCES, TARGETS, build, pair_count, recounted_log_lift
 
-from scalr_ray.translator.frequency import log_softmax, mask_entries
+from scalr_ray.translator import as_prior, log_likelihood, log_scores
+from scalr_ray.translator.protocol import log_softmax, mask_entries
 
 users = st.lists(
     st.tuples(st.sets(st.integers(0, SOURCES - 1)), st.sets(st.integers(0, TARGETS - 1))),
@@ -89,8 +90,8 @@ def test_more_shrinkage_pulls_the_lift_towards_zero():
 
 @given(users, priors)
 def test_alpha_zero_gives_the_prior_for_everybody(people, prior):
-    translator = build(people, alpha=0.7, prior=prior).as_prior()
-    scores = translator.log_scores(*rows(people))
+    translator = as_prior(build(people, alpha=0.7, prior=prior))
+    scores = log_scores(translator, users_of(*rows(people)))
     with np.errstate(divide="ignore"):
         expected = np.log(np.array(prior) / sum(prior))
     for row in scores:
@@ -100,7 +101,7 @@ def test_alpha_zero_gives_the_prior_for_everybody(people, prior):
 @given(users, shrinkages, alphas, priors)
 def test_scores_are_log_prior_plus_alpha_times_lift(people, shrinkage, alpha, prior):
     translator = build(people, shrinkage=shrinkage, alpha=alpha, prior=prior)
-    scores = translator.log_scores(*rows(people))
+    scores = log_scores(translator, users_of(*rows(people)))
     lift = translator.log_lift(*rows(people))
     assert np.isneginf(scores[:, ~translator.rankable]).all()
     expected = np.log(translator.prior[translator.rankable]) + alpha * lift[:, translator.rankable]
@@ -111,7 +112,7 @@ def test_scores_are_log_prior_plus_alpha_times_lift(people, shrinkage, alpha, pr
 def test_likelihoods_sum_to_one_over_rankable_items_not_owned(people, k, alpha, temperature, prior):
     translator = build(people, shrinkage=k, alpha=alpha, temperature=temperature, prior=prior)
     history, own = rows(people)
-    likelihood = translator.log_likelihood(history, own)
+    likelihood = log_likelihood(translator, users_of(history, own))
     possible = translator.rankable & (own.toarray() == 0)
     assert np.isneginf(likelihood[~possible]).all()
     assert not np.isnan(likelihood).any()
@@ -123,8 +124,8 @@ def test_likelihoods_sum_to_one_over_rankable_items_not_owned(people, k, alpha, 
 @given(users, shrinkages, alphas, st.floats(0.3, 5.0))
 def test_temperature_divides_the_scores_before_they_are_normalised(people, k, alpha, temperature):
     translator = build(people, shrinkage=k, alpha=alpha, temperature=temperature)
-    scores = translator.log_scores(*rows(people)).astype(np.float64)
-    likelihood = translator.log_likelihood(*rows(people))
+    scores = log_scores(translator, users_of(*rows(people))).astype(np.float64)
+    likelihood = log_likelihood(translator, users_of(*rows(people)))
     for row, (_, own) in enumerate(people):
         left = [item for item in range(TARGETS) if item not in own]
         weight = np.exp(scores[row, left] / temperature)
@@ -134,7 +135,7 @@ def test_temperature_divides_the_scores_before_they_are_normalised(people, k, al
 
 def test_owning_the_whole_catalogue_leaves_nothing_and_no_nan():
     people = [({0}, set(range(TARGETS))), ({0}, {1})]
-    likelihood = build(people).log_likelihood(*rows(people))
+    likelihood = log_likelihood(build(people), users_of(*rows(people)))
     assert np.isneginf(likelihood[0]).all()
     assert np.isfinite(likelihood[1, [0, 2, 3, 4]]).all()
 
@@ -143,8 +144,8 @@ def test_scoring_leaves_counts_and_arguments_as_they_were():
     people = [({0, 1}, {0}), ({1}, {1, 2}), (set(), {3})]
     translator, (history, own) = build(people), rows(people)
     before = [part.toarray().tobytes() for part in (translator.counts, history, own)]
-    first = translator.log_likelihood(history, own)
-    assert translator.log_likelihood(history, own).tobytes() == first.tobytes()
+    first = log_likelihood(translator, users_of(history, own))
+    assert log_likelihood(translator, users_of(history, own)).tobytes() == first.tobytes()
     assert [part.toarray().tobytes() for part in (translator.counts, history, own)] == before
 
 
@@ -168,7 +169,7 @@ def test_evidence_of_no_pairs_is_empty():
 
 def test_another_strength_keeps_the_counts():
     translator = build([({0}, {0})], alpha=1.0, shrinkage=2.0, temperature=3.0)
-    prior = translator.as_prior()
+    prior = as_prior(translator)
     assert prior.counts is translator.counts
     assert prior.strength.alpha == 0
     assert (prior.strength.temperature, prior.strength.shrinkage) == (3.0, 2.0)

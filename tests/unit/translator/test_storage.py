@@ -125,8 +125,8 @@ def test_a_single_flipped_bit_is_refused(folder, name):
         (b"[]", "unreadable"),
         (b"{}", "unreadable"),
         (b'{"format": 99}', "another format"),
-        (b'{"format": 1, "files": 3}', "unreadable"),
-        (b'{"format": 1, "files": {}}', "unreadable"),
+        (b'{"format": 2, "files": 3}', "unreadable"),
+        (b'{"format": 2, "files": {}}', "unreadable"),
     ],
 )
 def test_malformed_settings_are_refused(folder, text, words):

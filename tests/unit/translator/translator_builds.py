@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from small_worlds import day, matrix
 
-from scalr_ray.translator import FrequencyTranslator, Strength, Vocabulary, count_users
+from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength, Vocabulary, count_users
 from scalr_ray.translator.frequency import overlap_marginal
 
 SOURCES, TARGETS = 4, 5
@@ -25,11 +25,12 @@ def build(users, *, alpha=0.6, shrinkage=1.0, temperature=1.0, prior=None, pseud
         target_items=Vocabulary(ids=pa.array([f"t{code}" for code in range(TARGETS)])),
         counts=count_users(history, own),
         marginal=overlap_marginal(history, own) + pseudo,
+        mix=PriorMix.recent(window_days=30, background=0.01),
         prior=shares / shares.sum(),
         first_seen=np.zeros(TARGETS, dtype=np.int64),
         delays=np.arange(0, 1_010, 10, dtype=np.int64),
         strength=Strength(
-            window_days=30, shrinkage=shrinkage, alpha=alpha, temperature=temperature
+            shrinkage=shrinkage, alpha=alpha, temperature=temperature
         ),
     )
 

@@ -1,0 +1,81 @@
+"""From events to a fitted translator of the configured kind.
+
+Every kind starts from the same prior and is judged on the same users of the validation window. The
+trial afterwards needs a translator that never saw what the stripped users did: a table is recounted
+without them; a network, which takes long to train, learns without them from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scalr_ray.jobs.trial import Stage
+from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.learn import Chosen, Grid, Prior, fit_prior, fit_translator, translator_as_of
+from scalr_ray.translator import Translator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A translator of any kind, and what validation measured.
+
+    Attributes:
+        translator: up to the train cutoff, at the chosen strength.
+        on_stage: as of the validation cut, from what the trial's stage leaves visible.
+        chosen: what the validation window said.
+        prior: what it starts from.
+        measured: more for the ledger, by name.
+    """
+
+    translator: Translator
+    on_stage: Translator
+    chosen: Chosen[Any]
+    prior: Prior
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def transfers(self) -> bool:
+        """Whether the evidence helps on users it was not chosen on, at 95 %."""
+        return self.chosen.transfers
+
+
+def fit(workspace: Workspace, stage: Stage) -> Fitted:
+    """Choose the prior, and fit a translator of the configured kind on top of it."""
+    with workspace.progress.stage("Weigh the look-backs of the prior"):
+        prior = _prior(workspace, stage)
+    return _frequency(workspace, stage, prior)
+
+
+def _prior(workspace: Workspace, stage: Stage) -> Prior:
+    settings = workspace.config.prior
+    if settings.window_days != "auto":
+        return Prior.fixed(settings.window_days, settings.background)
+    return fit_prior(
+        stage.events, stage.validation_cut, stage.cutoff, background=settings.background
+    )
+
+
+def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
+    config = workspace.config
+    with workspace.progress.stage("Fit the frequency translator on the validation window"):
+        fitted = fit_translator(
+            stage.events,
+            validation_cut=stage.validation_cut,
+            cutoff=stage.cutoff,
+            grid=Grid(shrinkages=config.translator.shrinkages, alphas=config.translator.alphas),
+            mix=prior.mix,
+            seed=config.seed,
+        )
+        strength = fitted.translator.strength
+        on_stage = translator_as_of(
+            stage.visible, stage.validation_cut, strength=strength, mix=prior.mix
+        )
+    return Fitted(
+        translator=fitted.translator,
+        on_stage=on_stage,
+        chosen=fitted.chosen,
+        prior=prior,
+        measured={"shrinkage": strength.shrinkage},
+    )

@@ -1,0 +1,209 @@
+"""Choosing the strength of a translator on the validation window.
+
+The criterion is the log-likelihood of the window's target events, a proper score: it uses every
+event, where a ranking metric at 20 sees only the few that reach the top (on a window of 1,416 users
+of a real log the same gain has z = 4.6 in likelihood and 0.8 in NDCG@20). Each candidate is scored
+at its own best temperature.
+
+A system that picks the best of many must not grade itself on the data it picked with. So the users
+of the window are split in two by a hash, the candidates are searched on each half, and the winner
+is held against the prior on the other (cross-fitting). Over both halves together the gain must be
+there at 95 %, or alpha becomes 0. The strength that is used is then chosen on all of them.
+
+Legend: B users of the window, I target items, M their new target events in the window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from scalr_ray.learn.window import Window
+from scalr_ray.translator.protocol import Translator, as_prior, log_scores, mask_entries
+
+_Z_95 = 1.959964
+_TEMPERATURES = (0.25, 8.0)
+# Evidence that is held at a time while strengths are tried: 512 MB of float32. In a catalogue so
+# large that the users do not fit, the candidates are searched on as many of them as do.
+_HELD_SCORES = 1 << 27
+_LEAST_HELD = 10
+
+T = TypeVar("T", bound=Translator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen(Generic[T]):
+    """The translator that the window chose, and what it is worth.
+
+    Attributes:
+        translator: the best candidate at its best strength; at alpha 0 if it does not transfer.
+        gain: what the winner of the other half adds to the prior's log-likelihood of an event, in
+            nats, mean over the events of a user, then over the users.
+        z: paired z-value of that gain over users; 0 where no winner beats the prior.
+        transfers: whether the gain holds on users it was not chosen on, at 95 %.
+        users: number of users in the window.
+        likelihood: mean log-likelihood of an event under the chosen translator, nats.
+    """
+
+    translator: T
+    gain: float
+    z: float
+    transfers: bool
+    users: int
+    likelihood: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tried(Generic[T]):
+    """A candidate at one strength, and its mean log-likelihood on the users it was tried on."""
+
+    translator: T
+    likelihood: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """What the likelihood of some users' events needs at any temperature.
+
+    Attributes:
+        shifted: (B, I) log scores less the largest of the row, -inf where owned.
+        user: (M,) row of each event.
+        hit: (M,) the shifted score of each event's item.
+        events: (B,) number of events.
+    """
+
+    shifted: NDArray[np.float32]
+    user: NDArray[np.int64]
+    hit: NDArray[np.float64]
+    events: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float32], window: Window) -> _Scores:
+        """Of log scores (B, I), which are changed in place."""
+        mask_entries(scores, window.own)
+        scores -= scores.max(axis=1, keepdims=True)
+        events = np.diff(window.relevant.indptr)
+        user = np.repeat(np.arange(len(events)), events)
+        hit = scores[user, window.relevant.indices].astype(np.float64)
+        return cls(shifted=scores, user=user, hit=hit, events=events)
+
+    def likelihood(self, temperature: float) -> NDArray[np.float64]:
+        """(B,) mean log-likelihood per event of each user, nats."""
+        scaled = self.shifted * np.float32(1.0 / temperature)
+        log_z = np.log(np.exp(scaled, out=scaled).sum(axis=1, dtype=np.float64))
+        value = self.hit / temperature - log_z[self.user]
+        return np.asarray(np.bincount(self.user, weights=value) / self.events)
+
+
+def choose_strength(
+    candidates: Sequence[T], window: Window, *, alphas: Sequence[float]
+) -> Chosen[T]:
+    """Find the candidate, alpha and temperature under which the window is most likely.
+
+    Args:
+        candidates: translators as of the start of the window, all with the same prior.
+        window: the validation window.
+        alphas: exponents to try; 0 is always tried.
+
+    Returns:
+        The choice; the candidates stand as of the start of the window, so refit the chosen one.
+    """
+    first, second = window.halves()
+    held = max(_HELD_SCORES // window.own.shape[1], 2 * _LEAST_HELD) // 2
+    parts = [window.rows(half[:held]) for half in (first, second)]
+    # The strengths that win on the first half, on the second, and on both.
+    best, prior = _search(candidates, parts, alphas)
+    gains = np.concatenate(
+        [
+            _likelihood(best[chosen].translator, rest) - _likelihood(prior[chosen].translator, rest)
+            for chosen, rest in ((0, window.rows(second)), (1, window.rows(first)))
+        ]
+    )
+    z = _z_value(gains)
+    transfers = best[2].translator.alpha > 0 and z > _Z_95
+    chosen = best[2] if transfers else prior[2]
+    return Chosen(
+        translator=chosen.translator,
+        gain=float(gains.mean()),
+        z=z,
+        transfers=transfers,
+        users=len(window),
+        likelihood=chosen.likelihood,
+    )
+
+
+def _search(
+    candidates: Sequence[T], parts: Sequence[Window], alphas: Sequence[float]
+) -> tuple[list[_Tried[T]], list[_Tried[T]]]:
+    """The best strength and the prior's, each on the first part, on the second, and on both."""
+    chunks = [list(part.chunks()) for part in parts]
+    prior = as_prior(candidates[0])
+    plain = [[_Scores.of(log_scores(prior, chunk.users), chunk) for chunk in part] for part in chunks]
+    priors = _at_best_temperatures(partial(candidates[0].tuned, alpha=0.0), plain)
+    best = list(priors)
+    for candidate in candidates:
+        evidence = [[candidate.evidence(chunk.users) for chunk in part] for part in chunks]
+        for alpha in sorted(set(alphas) - {0.0}):
+            scores = [
+                [
+                    _Scores.of(np.float32(alpha) * held + candidate.log_prior, chunk)
+                    for held, chunk in zip(of_part, part, strict=True)
+                ]
+                for of_part, part in zip(evidence, chunks, strict=True)
+            ]
+            tried = _at_best_temperatures(partial(candidate.tuned, alpha=alpha), scores)
+            best = [
+                new if new.likelihood > old.likelihood else old
+                for old, new in zip(best, tried, strict=True)
+            ]
+    return best, priors
+
+
+def _at_best_temperatures(
+    tuned: Callable[..., T], parts: Sequence[Sequence[_Scores]]
+) -> list[_Tried[T]]:
+    """At the temperature that suits best: on each part, then on all of them."""
+    tried = []
+    for scores in (*parts, [chunk for part in parts for chunk in part]):
+        temperature, likelihood = _best_temperature(scores)
+        tried.append(_Tried(translator=tuned(temperature=temperature), likelihood=likelihood))
+    return tried
+
+
+def _best_temperature(scores: Sequence[_Scores]) -> tuple[float, float]:
+    """The temperature of the largest mean log-likelihood over users, and that mean."""
+
+    def loss(log_temperature: float) -> float:
+        temperature = float(np.exp(log_temperature))
+        return -float(np.concatenate([part.likelihood(temperature) for part in scores]).mean())
+
+    low, high = np.log(_TEMPERATURES)
+    found = optimize.minimize_scalar(
+        loss, bounds=(low, high), method="bounded", options={"xatol": 0.03}
+    )
+    return float(np.exp(found.x)), -float(found.fun)
+
+
+def _likelihood(translator: Translator, window: Window) -> NDArray[np.float64]:
+    """(B,) mean log-likelihood per event of each user at the translator's temperature, nats."""
+    return np.concatenate(
+        [
+            _Scores.of(log_scores(translator, chunk.users), chunk).likelihood(
+                translator.temperature
+            )
+            for chunk in window.chunks()
+        ]
+    )
+
+
+def _z_value(difference: NDArray[np.float64]) -> float:
+    if len(difference) < 2:
+        return 0.0
+    spread = float(difference.std(ddof=1)) / len(difference) ** 0.5
+    return float(difference.mean()) / spread if spread > 0 else 0.0

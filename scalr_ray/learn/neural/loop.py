@@ -1,7 +1,7 @@
 """The training loop on one device, the same whether it runs alone or as one of many workers.
 
 All randomness is keyed: which rows lose their target history by (seed, epoch, user), dropout by
-(seed, epoch, shard), drawn candidates by (seed, epoch, step, shard). The state after an epoch is
+(seed, step, shard), drawn candidates by (seed, epoch, step, shard). The state after any step is
 therefore all that a resumed run needs to go on as if it had never stopped.
 """
 
@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from scalr_ray.core.errors import DataError, TrainingDiverged
 from scalr_ray.core.keyed import keyed_uniform, stream_seed
+from scalr_ray.learn.neural.peers import Alone, Peers
 from scalr_ray.translator.neural.batch import Batch, collate
 from scalr_ray.translator.neural.candidates import Candidates, Catalogue
 from scalr_ray.translator.neural.loss import log_likelihood
@@ -91,6 +93,9 @@ class LoopState:
     Attributes:
         epoch: epochs done.
         step: optimizer steps done.
+        batch: batches done of the epoch that is running.
+        loss: summed over the queries of that epoch so far.
+        examples: queries of that epoch so far.
         waited: epochs since the best validation.
         best_value: the best validation; -inf before any.
         model: the weights.
@@ -101,6 +106,9 @@ class LoopState:
 
     epoch: int = 0
     step: int = 0
+    batch: int = 0
+    loss: float = 0.0
+    examples: int = 0
     waited: int = 0
     best_value: float = -math.inf
     model: dict[str, Tensor] = field(default_factory=dict)
@@ -116,8 +124,7 @@ def train_loop(
     settings: LoopSettings,
     *,
     catalogue: Catalogue,
-    forward: Callable[[Batch, Candidates], Tensor] | None = None,
-    shard: int = 0,
+    peers: Peers | None = None,
     state: LoopState | None = None,
     on_epoch: Callable[[LoopState, EpochReport], None] | None = None,
 ) -> LoopState:
@@ -130,9 +137,7 @@ def train_loop(
         validate: a mean log-likelihood, higher is better; called with the net after each epoch.
         settings: how to train.
         catalogue: what queries are compared with.
-        forward: what is called in place of `net` while training, say the net wrapped to
-            synchronise gradients; None for the net itself.
-        shard: which of several workers this is.
+        peers: the workers that train the net together; None for this one alone.
         state: where an earlier run of the same settings stood; None to begin.
         on_epoch: called after each epoch. The tensors of the state are those that training goes on
             with: write or copy them before returning.
@@ -145,18 +150,19 @@ def train_loop(
         TrainingDiverged: the loss or the gradient is not finite.
     """
     state = state or LoopState()
-    optimizer = _optimizer(net, settings)
-    if state.epoch:
+    optimizer = make_optimizer(net, settings)
+    if state.step:
         net.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
-    call = forward or net
+    peers = peers or Alone()
+    call = peers.call(net)
     step = _Step(
         net=net,
         call=torch.compile(call, dynamic=True) if settings.compile else call,
         optimizer=optimizer,
         settings=settings,
         catalogue=catalogue,
-        shard=shard,
+        peers=peers,
     )
     while state.epoch < settings.epochs and state.waited < settings.patience:
         report = _epoch(step, state, batches, validate)
@@ -175,7 +181,7 @@ class _Step:
     optimizer: torch.optim.AdamW
     settings: LoopSettings
     catalogue: Catalogue
-    shard: int
+    peers: Peers
 
     def run(self, tables: list[pa.Table], epoch: int, step: int) -> tuple[float, int]:
         """Accumulate the gradients of the tables and move; the summed loss and the queries."""
@@ -183,12 +189,15 @@ class _Step:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
+        torch.manual_seed(stream_seed("dropout", self.settings.seed, step, self.peers.rank) >> 1)
         total, count = 0.0, 0
         for part, rows in enumerate(tables):
-            loss, queries = self._loss(rows, epoch, stream_seed(epoch, step, part, self.shard))
-            (loss / (max(queries, 1) * len(tables))).backward()  # type: ignore[no-untyped-call]
+            loss, queries = self._loss(rows, epoch, stream_seed(epoch, step, part, self.peers.rank))
+            # Averaged over the workers, this gives each query of the batch the same weight.
+            share = max(self.peers.total([queries])[0], 1.0) / self.peers.workers
+            (loss / (share * len(tables))).backward()  # type: ignore[no-untyped-call]
             total, count = total + float(loss.detach()), count + queries
-        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip)
+        norm = self.peers.clip(list(self.net.parameters()), self.settings.clip)
         if not (math.isfinite(total) and bool(torch.isfinite(norm))):
             raise TrainingDiverged(
                 f"the loss is no longer finite in epoch {epoch}; lower the learning rate "
@@ -220,14 +229,21 @@ def _epoch(
     batches: Callable[[int], Iterator[pa.Table]],
     validate: Callable[[TranslatorNet], float],
 ) -> EpochReport:
-    """One pass over the rows and its validation; moves `state` on."""
+    """One pass over the rows, or what is left of it, and its validation; moves `state` on."""
     settings, began = step.settings, time.monotonic()
-    torch.manual_seed(stream_seed("dropout", settings.seed, state.epoch, step.shard) >> 1)
+
+    def snapshot() -> LoopState:
+        state.model, state.optimizer = step.net.state_dict(), step.optimizer.state_dict()
+        return state
+
     step.net.train()
-    total, count = 0.0, 0
-    for tables in _groups(batches(state.epoch), settings.accumulate):
+    left = islice(batches(state.epoch), state.batch, None)
+    for tables in _groups(left, settings.accumulate):
         loss, queries = step.run(tables, state.epoch, state.step)
-        total, count, state.step = total + loss, count + queries, state.step + 1
+        state.loss, state.examples = state.loss + loss, state.examples + queries
+        state.step, state.batch = state.step + 1, state.batch + len(tables)
+        step.peers.after_step(snapshot)
+    loss, count = step.peers.total([state.loss, state.examples])
     if count == 0:
         raise DataError(
             "there is no target event to learn from on an item that was known before; "
@@ -237,19 +253,18 @@ def _epoch(
     best = value > state.best_value
     report = EpochReport(
         epoch=state.epoch,
-        loss=total / count,
+        loss=loss / count,
         validation=value,
-        examples=count,
+        examples=int(count),
         seconds=time.monotonic() - began,
         best=best,
     )
-    state.model = step.net.state_dict()
-    state.optimizer = step.optimizer.state_dict()
+    snapshot()
     if best:
         state.best_value = value
         state.best = {name: weight.clone() for name, weight in state.model.items()}
     state.waited = 0 if best else state.waited + 1
-    state.epoch += 1
+    state.epoch, state.batch, state.loss, state.examples = state.epoch + 1, 0, 0.0, 0
     state.reports.append(report)
     return report
 
@@ -279,14 +294,16 @@ def _learning_rate(settings: LoopSettings, epoch: int, step: int) -> float:
     return rate
 
 
-def _optimizer(net: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
-    """AdamW that decays matrices and tables only."""
-    matrices = [weight for weight in net.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in net.parameters() if weight.ndim <= 1]
+def make_optimizer(net: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
+    """AdamW that decays matrices and tables only; its state names the parameters."""
+    groups: dict[tuple[bool, type], list[tuple[str, Tensor]]] = {}
+    for name, weight in net.named_parameters():
+        # Fused kernels take tensors of one kind; a net sharded from outside has two.
+        groups.setdefault((weight.ndim > 1, type(weight.data)), []).append((name, weight))
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+            {"params": weights, "weight_decay": settings.weight_decay if matrices else 0.0}
+            for (matrices, _), weights in groups.items()
         ],
         lr=settings.learning_rate,
         betas=(0.9, 0.98),

@@ -19,6 +19,7 @@ from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.core.errors import GateRefused, ScalrError
 
 _EXIT_INTERRUPTED = 130
+_KINDS = click.Choice(["frequency", "neural", "auto"])
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,10 +69,11 @@ def apply(session: Session) -> None:
 
 @cli.command()
 @click.option("--as-of", metavar="TIME", help="Train on what was known then; default: now.")
+@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
 @pass_session
-def train(session: Session, as_of: str | None) -> None:
+def train(session: Session, as_of: str | None, translator: str | None) -> None:
     """Train a translator, choose its strength, and try it on a downstream model."""
-    with session.open() as scalr:
+    with session.with_kind(translator).open() as scalr:
         session.show(scalr.train(as_of).record)
 
 
@@ -106,10 +108,11 @@ def publish(session: Session, batch: str | None) -> None:
 
 @cli.command()
 @click.option("--as-of", metavar="TIME", help="Work on what was known then; default: now.")
+@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
 @pass_session
-def run(session: Session, as_of: str | None) -> None:
+def run(session: Session, as_of: str | None, translator: str | None) -> None:
     """Train, generate, audit and publish; exit code 3 when the gate refuses."""
-    with session.open() as scalr:
+    with session.with_kind(translator).open() as scalr:
         audited = scalr.run(as_of)
         session.show_checks(audited)
     _refuse_unless(audited.accepted, audited.record.reason)

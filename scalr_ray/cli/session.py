@@ -64,6 +64,14 @@ class Session:
             with Scalr(self.repo, self.overrides, self.progress()) as scalr:
                 yield scalr
 
+    def with_kind(self, translator: str | None) -> Session:
+        """The same with a kind of translator, where one is named."""
+        if translator is None:
+            return self
+        return dataclasses.replace(
+            self, overrides=(*self.overrides, f"translator.kind={translator}")
+        )
+
     def progress(self) -> Progress:
         """Stages on standard error; nothing with `--json`."""
         from rich.console import Console

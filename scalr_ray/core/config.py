@@ -72,15 +72,57 @@ class PriorSettings(_Section):
     background: Annotated[float, Field(gt=0, le=1)] = 0.01
 
 
-class TranslatorSettings(_Section):
-    """The frequency translator; both grids are tried on the validation window.
+class NeuralSettings(_Section):
+    """The neural translator: a causal transformer over the user's last `length` events.
 
-    `alphas` are exponents of the evidence, `shrinkages` pseudo-users per source item.
+    `features` names a Feast feature service whose user features are read as of each event;
+    `item_features` one whose item features stand beside the item ids. `workers` is the number of
+    Ray Train workers, or the least and the most; 0 trains in the calling process. With
+    `negatives: auto` small catalogues are compared in full and large ones by a sample.
     """
 
-    kind: Literal["frequency"] = "frequency"
+    features: str | None = None
+    item_features: str | None = None
+    length: PositiveInt = 128
+    width: PositiveInt = 64
+    layers: Annotated[int, Field(ge=0)] = 1
+    heads: PositiveInt = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    drop_own: Annotated[float, Field(ge=0, le=1)] = 0.5
+    epochs: PositiveInt = 20
+    batch_rows: PositiveInt = 128
+    learning_rate: Positive = 2e-3
+    weight_decay: NonNegative = 0.01
+    patience: PositiveInt = 3
+    accumulate: PositiveInt = 1
+    negatives: PositiveInt | Literal["auto"] = "auto"
+    compile: bool = False
+    workers: Annotated[int, Field(ge=0)] | tuple[PositiveInt, PositiveInt] = 1
+
+
+class TranslatorSettings(_Section):
+    """How source events multiply evidence onto the prior.
+
+    `frequency` counts users, `neural` learns a sequence model, `auto` fits both and keeps the one
+    under which the validation window is likelier. `alphas` are exponents of the evidence and
+    `shrinkages` pseudo-users per source item; both grids are tried on the validation window.
+
+    What a pair of items counts is `event_weights[type]` of both events (1 where a type is not
+    named) times a half per `pair_half_life_days` between them; what an event of the user speaks is
+    halved per `history_half_life_days` of its age. Pairs of fewer than `min_users` users are
+    dropped; `noise_epsilon` adds noise to the counts that are left.
+    """
+
+    kind: Literal["frequency", "neural", "auto"] = "frequency"
     alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0)
     shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 5.0)
+    event_weights: dict[str, NonNegative] = {}
+    pair_half_life_days: Positive | None = None
+    history_half_life_days: Positive | None = None
+    min_users: PositiveInt = 1
+    noise_epsilon: Positive | None = None
+    neural: NeuralSettings = NeuralSettings()
 
     @model_validator(mode="after")
     def _has_zero(self) -> TranslatorSettings:

@@ -1,7 +1,9 @@
-"""The prior of a run: as configured, or the look-backs under which the validation window is likely.
+"""The prior of a run: as configured, or the look-backs that predict the validation window best.
 
 How long popularity lasts differs from log to log by an order of magnitude, and no translator makes
-up for a prior that looks back too far.
+up for a prior that looks back too far. Each event of the window is predicted as of its own time:
+asked as of the start of the window instead, the look-backs would be weighed for a prior that is
+months old by the time it is used, and come out too long.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from datetime import datetime
 
 import numpy as np
 
-from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import TrainingEvents
-from scalr_ray.translator.prior import window_shares
+from scalr_ray.translator.prior import PopularityIndex
 from scalr_ray.translator.prior_fit import fit_prior_mix
 from scalr_ray.translator.prior_mix import PriorMix
 
@@ -48,34 +49,35 @@ def fit_prior(
     background: float,
     look_backs: Sequence[int | None] = LOOK_BACKS,
 ) -> Prior:
-    """Weigh the look-backs by what they predict of the target events in [start, end).
+    """Weigh the look-backs by how well they predict the target events in [start, end).
 
     Args:
         events: coded events.
-        start: start of the validation window; the prior is as of then.
-        end: its end.
+        start: start of the validation window.
+        end: its end; what was not visible as of then does not count.
         background: weight of an older event in a prior of a single look-back.
         look_backs: days, ascending, None (all time) the last.
 
     Raises:
         DataError: no event of the window is on an item that was seen before it.
     """
-    items, windows = len(events.target_items), tuple(look_backs)
-    before = events.as_of(start).target
-    outcomes = np.bincount(events.target.between(start, end).items, minlength=items)
-    shares = window_shares(
-        before.items,
-        before.appear,
-        items=items,
-        as_of_micros=to_micros(start),
-        windows_days=windows,
+    windows = tuple(look_backs)
+    seen = events.as_of(end).target
+    outcomes = seen.between(start, end)
+    index = PopularityIndex.of(
+        seen.items,
+        seen.times,
+        seen.known_from,
+        items=len(events.target_items),
+        mix=PriorMix.recent(window_days=1, background=background),
     )
-    mix = fit_prior_mix(shares, windows_days=windows, mass=outcomes.astype(np.float64))
-    counted = outcomes * (shares[-1] > 0)
+    shares = index.window_shares(outcomes.items, outcomes.times, windows)
+    mix = fit_prior_mix(shares, windows_days=windows)
+    known = shares[:, shares[-1] > 0]
 
     def likelihood(days: int) -> float:
-        share = shares[windows.index(days)] + background * shares[-1]
-        return float((counted * np.log(np.maximum(share / share.sum(), 1e-300))).sum())
+        at_days, all_time = known[windows.index(days)], known[-1]
+        return float(np.log(at_days + background * all_time).sum())
 
     singles = [days for days in windows if days is not None]
     return Prior(mix=mix, window_days=max(singles, key=likelihood))

@@ -1,0 +1,331 @@
+"""What the translators are worth on real logs: the protocol of the README, one command.
+
+    python -m tests.bench.directions --data FOLDER [--seeds 3] [--kinds prior,frequency,neural]
+
+FOLDER holds the Amazon sets (`amazon2014_food_kitchen/events.parquet`, ...). Each direction is cut
+in time, odd users lose their target history before the cut, everything is fitted before it, and
+every target item is ranked for the same users. Rows say how a ranking does on the outcomes; lifts
+are paired, over the 90-day popularity of the same direction, with 95 % intervals.
+
+NE is the entropy of the outcomes relative to that under the 90-day popularity at its temperature, ECE
+the share of outcomes that fall where they were not expected; both before and after calibration.
+
+`chosen` is what the validation window alone would pick: the likeliest translator, if it is likelier
+than its prior on users it was not chosen on and ranks them no worse; else the prior.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from scalr_ray.core.clock import floor_day, from_micros
+from scalr_ray.core.config import NeuralSettings
+from scalr_ray.core.events import TIMESTAMP, event_schema
+from scalr_ray.jobs.arms import Holdout, chunks, holdout
+from scalr_ray.learn import (
+    Chosen,
+    Grid,
+    Prior,
+    TrainingEvents,
+    Window,
+    fit_prior,
+    fit_translator,
+    validation_window,
+)
+from scalr_ray.translator import Translator, as_prior, log_scores
+from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
+from training.lift import ArmResult, paired_lift, summarise
+from training.metrics import ndcg_at_k, top_k
+
+DIRECTIONS = (
+    ("amazon2014_beauty_electronics", "electronics", "beauty"),
+    ("amazon2014_food_kitchen", "kitchen", "food"),
+    ("amazon2014_food_kitchen", "food", "kitchen"),
+    ("amazon2014_beauty_electronics", "beauty", "electronics"),
+)
+DOMAINS = {"beauty", "electronics", "food", "kitchen"}
+GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
+BACKGROUND = 0.01
+K = 20
+BINS = 20
+BOOTSTRAP = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One direction, cut: what is known, and whom it is tested on."""
+
+    events: TrainingEvents
+    validation_cut: datetime
+    cut: datetime
+    test: Holdout
+    window: Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A ranking of the test users, and how likely it makes what they did."""
+
+    name: str
+    arm: ArmResult
+    likelihood: NDArray[np.float64]
+    raw: NDArray[np.float64]
+    ece: float
+    ece_before: float
+    note: str = ""
+
+
+def read_split(data: Path, name: str, sources: Sequence[str], target: str) -> Split:
+    """Cut one direction by the protocol."""
+    folders = [data / name] if len(sources) == 1 else sorted(data.glob("amazon2014_*"))
+    table = pa.concat_tables([pq.read_table(folder / "events.parquet") for folder in folders])
+    table = as_events(table)
+    source = table.filter(pc.is_in(table["domain"], pa.array(list(sources))))
+    targets = first_pairs(table.filter(pc.equal(table["domain"], target)))
+    times = targets["event_timestamp"].cast(pa.int64()).to_numpy()
+    cut, validation_cut = (floor_day(from_micros(int(np.quantile(times, q)))) for q in (0.80, 0.65))
+    before = pc.less(targets["event_timestamp"], pa.scalar(cut, TIMESTAMP))
+    odd = pa.array(targets["user_id"].to_numpy() % 2 == 1)
+    known = targets.filter(pc.and_(before, pc.invert(odd)))
+    source = source.filter(pc.less(source["event_timestamp"], pa.scalar(cut, TIMESTAMP)))
+    events = TrainingEvents.of(source, known)
+    later = targets.filter(pc.invert(before))
+    test = holdout(
+        events,
+        events.users.codes(later["user_id"]),
+        events.target_items.codes(later["item_id"]),
+    )
+    window = validation_window(events, validation_cut, cut, seed=0)
+    return Split(events=events, validation_cut=validation_cut, cut=cut, test=test, window=window)
+
+
+def as_events(table: pa.Table) -> pa.Table:
+    """The columns of an event; what happened was known at once."""
+    schema = event_schema("int64", "int64")
+    ids = pa.array([f"e{at:07d}" for at in range(table.num_rows)])
+    table = table.append_column("event_id", ids)
+    table = table.append_column("available_at", table["event_timestamp"])
+    table = table.append_column("value", pa.nulls(table.num_rows, pa.float64()))
+    if "event_type" not in table.column_names:
+        table = table.append_column("event_type", pa.nulls(table.num_rows, pa.string()))
+    return table.select(schema.names).cast(schema)
+
+
+def first_pairs(table: pa.Table) -> pa.Table:
+    """The first event of each (user, item) pair."""
+    times = table["event_timestamp"].cast(pa.int64()).to_numpy()
+    order = np.argsort(times, kind="stable")
+    users, items = table["user_id"].to_numpy()[order], table["item_id"].to_numpy()[order]
+    _, first = np.unique(np.stack([users, items]), axis=1, return_index=True)
+    return table.take(pa.array(order[np.sort(first)]))
+
+
+def fit_frequency(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
+    """The frequency translator as of the cut, and what validation said."""
+    fitted = fit_translator(
+        split.events,
+        validation_cut=split.validation_cut,
+        cutoff=split.cut,
+        grid=GRID,
+        mix=prior.mix,
+        seed=seed,
+    )
+    return fitted.translator, fitted.chosen
+
+
+def fit_neural(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
+    """The neural translator likewise."""
+    from scalr_ray.learn.neural.fit import fit_neural as fit
+
+    fitted = fit(
+        split.events,
+        validation_cut=split.validation_cut,
+        cutoff=split.cut,
+        mix=prior.mix,
+        alphas=(0.15, 0.3, 0.6, 1.0),
+        settings=NeuralSettings(workers=0),
+        seed=seed,
+    )
+    return fitted.translator, fitted.chosen
+
+
+KINDS: dict[str, Callable[[Split, Prior, int], tuple[Translator, Chosen[Any]]]] = {
+    "frequency": fit_frequency,
+    "neural": fit_neural,
+}
+
+
+def scored(translator: Translator, split: Split) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Log scores of the test users, in parts."""
+    users = split.events.known(split.test.users, split.cut)
+    for part in chunks(len(split.test.users)):
+        yield part, log_scores(translator, users.part(part.start, part.stop))
+
+
+def measure(name: str, translators: Sequence[Translator], split: Split, note: str = "") -> Row:
+    """Rank and weigh the outcomes; one translator per seed."""
+    test, tops, likelihoods, raws, errors = split.test, [], [], [], []
+    for translator in translators:
+        top, users = [], []
+        for part, scores in scored(translator, split):
+            known, relevant = test.known[part], test.relevant[part]
+            top.append(top_k(scores, K, excluded=known, rankable=test.rankable))
+            users.append(ScoredUsers.of(scores, own=known, relevant=relevant))
+        tops.append(np.concatenate(top))
+        at = translator.temperature
+        likelihoods.append(np.concatenate([part.likelihood(at) for part in users]))
+        raws.append(np.concatenate([part.likelihood() for part in users]))
+        errors.append(
+            [
+                reliability(users, bins=BINS, temperature=one).expected_calibration_error
+                for one in (1.0, at)
+            ]
+        )
+    before, after = np.mean(errors, axis=0)
+    return Row(
+        name=name,
+        arm=ArmResult.of(tops, test.relevant, int(test.rankable.sum())),
+        likelihood=np.mean(likelihoods, axis=0),
+        raw=np.mean(raws, axis=0),
+        ece=float(after),
+        ece_before=float(before),
+        note=note,
+    )
+
+
+def validation_ndcg(translator: Translator, window: Window) -> float:
+    """NDCG@20 on the validation window of a translator as of its start."""
+    values = []
+    for part in window.chunks():
+        top = top_k(
+            log_scores(translator, part.users),
+            K,
+            excluded=part.own,
+            rankable=np.isfinite(translator.log_prior),
+        )
+        values.append(ndcg_at_k(top, part.relevant))
+    return float(np.concatenate(values).mean())
+
+
+def study(split: Split, kinds: Sequence[str], seeds: int) -> Iterator[Row]:
+    """The rows of a direction, the 90-day popularity first."""
+    priors = {
+        "90 days": Prior.fixed(90, BACKGROUND),
+        "fitted": fit_prior(split.events, split.validation_cut, split.cut, background=BACKGROUND),
+    }
+    picks: list[tuple[float, Row]] = []
+    for label, prior in priors.items():
+        base: Row | None = None
+        for kind in kinds:
+            began = time.perf_counter()
+            runs = [
+                KINDS[kind](split, prior, seed) for seed in range(seeds if kind == "neural" else 1)
+            ]
+            seconds = (time.perf_counter() - began) / len(runs)
+            chosen = runs[0][1]
+            if base is None:
+                base = measure(f"prior, {label}", [as_prior(runs[0][0])], split)
+                yield base
+            row = measure(
+                f"{kind}, {label}",
+                [translator for translator, _ in runs],
+                split,
+                f"alpha {runs[0][0].alpha:g}, {chosen.gain:+.3f} nats (z {chosen.z:.1f}), "
+                f"{seconds:.0f} s",
+            )
+            yield row
+            at_start = chosen.translator
+            better = validation_ndcg(at_start, split.window) >= validation_ndcg(
+                as_prior(at_start), split.window
+            )
+            picks.append((chosen.likelihood, row if chosen.transfers and better else base))
+    likelihood, row = max(picks, key=lambda pick: pick[0])
+    note = f"{row.name}, {likelihood:.3f} nats on validation"
+    yield replace(row, name="**chosen**", note=note)
+
+
+def interval(found: Any) -> str:
+    """A lift in per cent with its interval."""
+    return f"{100 * found.estimate:+.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def line(row: Row, base: Row, split: Split) -> str:
+    """One row of the table."""
+    test = split.test
+    treated, control = row.arm, base.arm
+    if len(control.top) != len(treated.top):
+        control = ArmResult(
+            top=np.repeat(control.top, len(treated.top), axis=0),
+            ndcg=np.repeat(control.ndcg, len(treated.top), axis=0),
+            recall=np.repeat(control.recall, len(treated.top), axis=0),
+            catalogue_size=control.catalogue_size,
+        )
+    lifts = paired_lift(treated, control, test.segments, bootstrap=BOOTSTRAP, seed=0)
+    means = summarise(row.arm, test.segments)
+    ndcg, recall, coverage = row.arm.metric_names
+    cells = [row.name]
+    cells += [f"{means[name][ndcg]:.4f}" for name in ("all", "hidden", "warm")]
+    cells += [interval(lifts[name][ndcg]) for name in ("all", "hidden", "warm")]
+    cells += [f"{means['all'][recall]:.4f}", f"{100 * means['all'][coverage]:.1f} %"]
+    entropy = [normalised_entropy(values, base.likelihood) for values in (row.raw, row.likelihood)]
+    cells += [f"{entropy[0]:.3f} → {entropy[1]:.3f}", f"{row.ece_before:.2f} → {row.ece:.2f}"]
+    cells += [row.note]
+    return "| " + " | ".join(cells) + " |"
+
+
+HEADER = (
+    "| translator, prior | NDCG@20 all | hidden | warm | over 90 days, all | hidden | warm "
+    "| Recall@20 | coverage@20 | NE | ECE | validation |\n" + "|---" * 12 + "|"
+)
+
+
+def say(text: str) -> None:
+    """Print at once: a direction takes minutes."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a table per direction."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3, help="of the neural translator")
+    parser.add_argument("--kinds", default="frequency,neural")
+    parser.add_argument("--only", help="a target domain; default: all four directions")
+    parser.add_argument("--all-sources", action="store_true", help="all three other domains")
+    asked = parser.parse_args(argv)
+    for name, source, target in DIRECTIONS:
+        if asked.only and asked.only != target:
+            continue
+        sources = sorted(DOMAINS - {target}) if asked.all_sources else [source]
+        split = read_split(asked.data, name, sources, target)
+        sizes = split.test.sizes
+        say(
+            f"\n**{' + '.join(sources)} → {target}** ({sizes['all']:,} test users, "
+            f"{sizes['hidden']:,} of them hidden; {int(split.test.rankable.sum()):,} items)\n"
+        )
+        say(HEADER)
+        base: Row | None = None
+        for row in study(split, asked.kinds.split(","), asked.seeds):
+            base = base or row
+            say(line(row, base, split))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -226,7 +226,7 @@ class IsotonicCalibration:
         return log_softmax(moved.astype(np.float32))
 
 
-def fit_isotonic(chunks: Iterable[ScoredUsers], *, temperature: float = 1.0) -> IsotonicCalibration:
+def fit_isotonic(chunks: Sequence[ScoredUsers], *, temperature: float = 1.0) -> IsotonicCalibration:
     """Fit the rising map from predicted to observed probability by pooling adjacent violators.
 
     Bins of equal expected hits, about 20 or more, are pooled until their observed rates r_k do not
@@ -239,7 +239,7 @@ def fit_isotonic(chunks: Iterable[ScoredUsers], *, temperature: float = 1.0) -> 
     where both together do not raise the likelihood of the events, the result is the identity.
 
     Args:
-        chunks: scored users of the validation window, iterated twice.
+        chunks: scored users of the validation window; they may be made anew on each access.
         temperature: divides the scores before calibration.
 
     Returns:

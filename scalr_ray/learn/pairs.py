@@ -5,7 +5,7 @@ once, by the first of them and by their largest type weight. As users are counte
 whole units, the table of all users is the sum of the tables of any parts of them:
 
 ```
-count_pairs             one part, in this process
+count_pairs             one part, in this process; `count_coded` of coded events
 count_pairs_on_cluster  parts by user, the same statement in each, summed by pair (learn.pairs_ray)
 updated                 a table, and the users that have changed since: only these are counted
 ```
@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import quote_text
+from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.translator.counts import ONE, TYPE_ONE, PairCounts, PairRules
 from scalr_ray.translator.encode import Vocabulary, source_keys
@@ -55,6 +56,27 @@ class PairRows:
             source=_columns(source, source_keys(source)),
             target=_columns(target, target["item_id"]),
         )
+
+
+def count_coded(
+    seen: TrainingEvents, rules: PairRules, limits: Limits, *, bound: Bound | None = None
+) -> PairCounts:
+    """Count coded events, all of which are visible; the counts are under the same codes.
+
+    Args:
+        seen: coded events as of the time of the count.
+        rules: what one user adds to a pair.
+        limits: of DuckDB.
+        bound: how many items of a user are counted; None takes all.
+
+    Raises:
+        UsageError: the memory limit is too low.
+    """
+    if bound is None:
+        return count_pairs(_coded_rows(seen), rules, limits)
+    # Codes change with who else is there, and so would the choice among a user's items.
+    counts = count_pairs(_coded_rows(seen, by_id=True), rules, limits, bound=bound)
+    return counts.coded(seen.source_items, seen.target_items)
 
 
 def count_pairs(
@@ -194,6 +216,20 @@ def _coded(rows: pa.Table, items: Vocabulary) -> pa.Table:
             "type": rows["type"],
             "time": rows["time"],
         }
+    )
+
+
+def _coded_rows(seen: TrainingEvents, *, by_id: bool = False) -> PairRows:
+    def rows(log: CodedEvents, items: Vocabulary) -> pa.Table:
+        user, item = pa.array(log.users), pa.array(log.items)
+        if by_id:
+            user, item = seen.users.ids.take(user), items.ids.take(item)
+        types = seen.event_types.ids.take(pa.array(log.types, mask=log.types < 0))
+        return pa.table([user, item, types, log.times], names=ROW_COLUMNS)
+
+    return PairRows(
+        source=rows(seen.source_log, seen.source_items),
+        target=rows(seen.target_log, seen.target_items),
     )
 
 

@@ -1,16 +1,17 @@
 """The frequency translator.
 
-For a source item j and a target item i, c(j, i) counts the users who have both. The table row is
-normalised, P(i | j) = c(j, i) / sum_i c(j, i), shrunk towards the marginal q(i) with `shrinkage`
-pseudo-users, and averaged over the user's source items. The ratio to q(i) is the lift: how much
-more likely i is for somebody with this history than for anybody.
+For a source item j and a target item i, c(j, i) counts the users who have both, each with the
+weight of its events (`counts`, `weighing`). The table row is normalised, P(i | j) = c(j, i) /
+sum_i c(j, i), shrunk towards the marginal q(i) with `shrinkage` pseudo-users, and averaged over the
+user's source items by how much each says today. The ratio to q(i) is the lift: how much more likely
+i is for somebody with this history than for anybody.
 
 Legend: B users in a batch, S source items, I target items.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 
@@ -21,6 +22,7 @@ from scipy import sparse
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.prior_mix import PriorMix
+from scalr_ray.translator.weighing import Weighing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class FrequencyTranslator:
         train_cutoff: every count closes before this time.
         source_items: vocabulary of (domain, item) keys, S of them.
         target_items: vocabulary of target item ids, I of them.
-        counts: (S, I) CSR, the number of distinct users with both items.
+        counts: (S, I) CSR, the weight of the distinct users with both items, in users.
         marginal: (I,) users of i among the users who are active in both domains, plus the same
             number of pseudo-users for each item.
         mix: the look-backs that the prior is made of.
@@ -55,6 +57,9 @@ class FrequencyTranslator:
         delays: (Q,) ascending quantiles of the observed delay from a user's last source event to
             the next target event, in microseconds.
         strength: what validation chose.
+        weighing: what the counts were made under.
+        pair_users: (S, I) CSR, the number of distinct users of the pairs in `counts`; needed
+            where there is a floor, without one it may be None.
     """
 
     train_cutoff: datetime
@@ -67,6 +72,8 @@ class FrequencyTranslator:
     first_seen: NDArray[np.int64]
     delays: NDArray[np.int64]
     strength: Strength
+    weighing: Weighing = field(default_factory=Weighing)
+    pair_users: sparse.csr_matrix | None = None
 
     @property
     def rankable(self) -> NDArray[np.bool_]:
@@ -109,21 +116,31 @@ class FrequencyTranslator:
         return replace(self, strength=replace(self.strength, shrinkage=shrinkage))
 
     def evidence(self, users: Users) -> NDArray[np.float32]:
-        """(B, I) the log lift of each item for each user; 0 for a user without history."""
-        return self.log_lift(
-            users.source.incidence(len(self.source_items)),
-            users.own.incidence(len(self.target_items)),
-        )
+        """(B, I) the log lift of each item for each user; 0 for a user without history.
+
+        With weights by event type, repeats of an item under other types must be in `users` too.
+        """
+        if self.weighing.is_plain:
+            return self.log_lift(
+                users.source.incidence(len(self.source_items)),
+                users.own.incidence(len(self.target_items)),
+            )
+        source = self.weighing.user_items(users.source, users.as_of)
+        own = self.weighing.user_items(users.own, users.as_of)
+        given = self.weighing.taken_out(source, own, self.counts, self.pair_users)
+        return self._log_lift(source.matrix(len(self.source_items)), given, own.units_by_user())
 
     def triggers(
         self, users: Users, row: NDArray[np.int64], item: NDArray[np.int64]
     ) -> NDArray[np.float64]:
-        """(E,) the pull c(j, i) / (n_j + k) of each source event's item on the candidate's."""
+        """(E,) the pull c(j, i) / (n_j + k) of each source event's item, by how much it says."""
         candidate, position = users.source.of_rows(row)
-        return self.evidence_by_event(users.source.items[position], item[candidate])
+        says = self.weighing.event_weights(users.source, users.as_of)
+        pull = self.evidence_by_event(users.source.items[position], item[candidate])
+        return np.asarray(says[position] * pull)
 
     def log_lift(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.float32]:
-        """The evidence log(P(i | history) / q(i)), the user left out of their own counts.
+        """The evidence log(P(i | history) / q(i)) where all counts alike, the user left out.
 
         For every item the user does not own, the value equals that of a full recount without the
         user. Items in `own` carry no meaning: the user's own pair stays in their numerator.
@@ -135,25 +152,42 @@ class FrequencyTranslator:
         Returns:
             (B, I); 0 for a user without history.
         """
-        k = self.strength.shrinkage
-        own_items = np.diff(own.indptr)
-        lengths = np.diff(history.indptr)
-        user = np.repeat(np.arange(len(lengths)), lengths)
+        own_items = np.diff(own.indptr).astype(np.float64)
         # A user with history has put one count per own item into the row of each source item.
-        without_user = np.maximum(self.pair_totals[history.indices] - own_items[user], 0.0)
-        others = np.maximum(self.marginal.sum() - np.where(lengths > 0, own_items, 0.0), 0.0)
+        given = np.repeat(own_items, np.diff(history.indptr))
+        return self._log_lift(history, given, own_items)
+
+    def _log_lift(
+        self,
+        history: sparse.csr_matrix,
+        given: NDArray[np.float64],
+        own_weight: NDArray[np.float64],
+    ) -> NDArray[np.float32]:
+        """The evidence of any weights.
+
+        Args:
+            history: (B, S) how much each of the user's source items says, with H entries.
+            given: (H,) what the user has put into the row of each.
+            own_weight: (B,) what the user has put into the marginal.
+        """
+        k = self.strength.shrinkage
+        said = np.asarray(history.sum(axis=1, dtype=np.float64)).ravel()
+        silent = said == 0
+        without_user = np.maximum(self.pair_totals[history.indices] - given, 0.0)
+        others = np.maximum(self.marginal.sum() - np.where(silent, 0.0, own_weight), 0.0)
         share = sparse.csr_matrix(
-            (1.0 / (without_user + k), history.indices, history.indptr), shape=history.shape
+            (history.data / (without_user + k), history.indices, history.indptr),
+            shape=history.shape,
         )
         pulled = k * np.asarray(share.sum(axis=1)).ravel()
-        # With J source items and q(i) = marginal(i) / others:
-        # lift(i) = sum_j (c(j, i) / q(i) + k) / (n_j + k) / J; without a marginal c is 0 too.
-        per_item = np.maximum(lengths, 1)[:, None].astype(np.float32)
+        # With h_j for what item j says, J their sum and q(i) = marginal(i) / others:
+        # lift(i) = sum_j h_j (c(j, i) / q(i) + k) / (n_j + k) / J; without a marginal c is 0 too.
+        per_item = np.where(silent, 1.0, said)[:, None].astype(np.float32)
         lift = (share.astype(np.float32) @ self.counts).toarray()
         lift *= others[:, None].astype(np.float32) / per_item
         lift /= np.maximum(self.marginal, 1.0).astype(np.float32)
         lift += pulled[:, None].astype(np.float32) / per_item
-        lift[lengths == 0] = 1.0
+        lift[silent] = 1.0
         return np.asarray(np.log(lift, out=lift))
 
     def evidence_by_event(

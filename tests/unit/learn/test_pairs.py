@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.learn.pairs import PairRows, count_pairs, updated
+from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn.pairs import PairRows, count_coded, count_pairs, updated
 from scalr_ray.offline_store.limits import Limits
 from scalr_ray.translator.counts import ONE, PairCounts, PairRules
+from scalr_ray.translator.frequency import count_users, overlap_marginal
 from scalr_ray.translator.noise import Bound
 
 LIMITS = Limits(memory_limit="256MB", threads=1, spill_dir=None)
@@ -246,3 +248,36 @@ def test_a_bound_chooses_otherwise_under_another_seed_and_takes_all_where_it_can
     assert chosen[0] != chosen[1]
     enough = Bound(source_items=9, target_items=7)
     assert counted(source, target, WEIGHTED, bound=enough) == counted(source, target, WEIGHTED)
+
+
+# --- coded events ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bound", [None, Bound(source_items=2, target_items=1, seed=3)])
+@pytest.mark.parametrize("rules", RULES)
+def test_coded_events_are_counted_as_their_tables_are(rules, bound):
+    rng = np.random.default_rng(4)
+
+    def log(domain, rows):
+        users, items = rng.integers(0, 9, rows), rng.integers(0, 5, rows)
+        days = rng.integers(0, 8, rows)
+        listed = zip(users, items, days, days + rng.integers(0, 3, rows), strict=True)
+        made = event_table(
+            [(f"u{u}", f"i{i}", int(at), int(known)) for u, i, at, known in listed], domain
+        )
+        kinds = pa.array(TYPES).take(pa.array(rng.integers(0, 4, rows)))
+        return made.set_column(made.schema.get_field_index("event_type"), "event_type", kinds)
+
+    source, target = log("books", 150), log("music", 60)
+    coded = TrainingEvents.of(source, target)
+    plain = count_pairs(PairRows.of(source, target, day(6)), rules, LIMITS, bound=bound)
+    got = count_coded(coded.as_of(day(6)), rules, LIMITS, bound=bound)
+    assert got == plain.coded(coded.source_items, coded.target_items)
+    shape = (len(coded.source_items), len(coded.target_items))
+    if bound is None and rules.is_plain:
+        seen = coded.as_of(day(6))
+        expected = count_users(seen.history(), seen.own())
+        assert (got.matrix(shape) != expected).nnz == 0
+        assert (got.matrix(shape, "users") != expected).nnz == 0
+        marginal = overlap_marginal(seen.history(), seen.own())
+        assert got.marginal(shape[1]).tolist() == marginal.tolist()

@@ -5,8 +5,8 @@ appearance, what t may see is therefore a prefix, and a query needs only to know
 pass over a row's tokens serves all of its queries, so that memory and time are O(events), whatever
 the number of examples.
 
-A user with more than L tokens is cut into segments of L that overlap by half; a query belongs to the
-first segment where it sees at least L / 2 tokens, or all there are.
+A user with more than L tokens is cut into segments of L that overlap by half; a query belongs to
+the first segment where it sees at least L / 2 tokens, or all there are.
 
 Legend: N tokens, Q queries, G segments with queries (the rows), L tokens of a segment.
 """
@@ -50,6 +50,7 @@ def training_rows(
     start: datetime,
     end: datetime,
     length: int,
+    as_of: datetime | None = None,
     features: pa.Table | None = None,
 ) -> pa.Table:
     """The training rows of the queries with start <= time < end.
@@ -59,6 +60,8 @@ def training_rows(
         start: of the queries.
         end: of the queries; no token is visible later.
         length: L, the most tokens of a row.
+        as_of: when all are asked, as in generation, at or before `start`; None asks each at its
+            own time.
         features: user features as of each query, in the order of `training_queries`.
 
     Returns:
@@ -78,7 +81,10 @@ def training_rows(
             f"{features.num_rows} rows of user features for {queries.num_rows} queries; ask the "
             "feature service for one row per query"
         )
-    tokens = _Tokens.of(events, to_micros(end))
+    if as_of is not None:
+        asked = pa.array(np.full(queries.num_rows, to_micros(as_of)))
+        queries = queries.set_column(queries.column_names.index("time"), "time", asked)
+    tokens = _Tokens.of(events, to_micros(as_of or end))
     user = np.asarray(queries["user"])
     prefix = tokens.visible(user, np.asarray(queries["time"]))
     return _rows(tokens, queries, prefix, length, features)

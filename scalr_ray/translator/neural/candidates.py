@@ -25,7 +25,9 @@ from scalr_ray.translator.prior import DAY_MICROS
 
 # Ages of an item in days that part its age classes; class 0 is younger than the first.
 AGE_DAYS = (7, 30, 90, 180, 365, 730)
-_KEPT_BYTES = 256 << 20
+# Epoch by epoch the same moments come again: the priors of a small catalogue are kept.
+_KEPT_ITEMS = 1 << 15
+_KEPT_BYTES = 512 << 20
 
 
 class PriorAt(Protocol):
@@ -140,23 +142,22 @@ class Catalogue:
             np.concatenate((wanted, drawn.astype(np.int64))), return_counts=True
         )
         # For a query, the others of the batch are the draws by share; its own item needs no draw.
-        expected = (len(wanted) - 1) * self.shares[items] + self.negatives / len(self)
+        expected = max(len(wanted) - 1, 0) * self.shares[items] + self.negatives / len(self)
         return items, np.log(times / expected).astype(np.float32)
 
     def _log_prior(
         self, items: NDArray[np.int64], moments: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        if self.negatives:
+        if len(self) > _KEPT_ITEMS:
             return self.prior.log_prior(items, moments[:, None])
-        missing = np.array([m for m in moments.tolist() if m not in self._kept], dtype=np.int64)
-        if len(self._kept) * len(self) * 4 > _KEPT_BYTES:
+        if (len(self._kept) + len(moments)) * len(self) * 4 > _KEPT_BYTES:
             self._kept.clear()
-            missing = moments
-        for moment, row in zip(
-            missing.tolist(), self.prior.log_prior(items, missing[:, None]), strict=True
-        ):
-            self._kept[moment] = row
-        return np.stack([self._kept[moment] for moment in moments.tolist()])
+        missing = np.array([m for m in moments.tolist() if m not in self._kept], dtype=np.int64)
+        rows = self.prior.log_prior(np.arange(len(self)), missing[:, None])
+        self._kept.update(zip(missing.tolist(), rows, strict=True))
+        if not len(moments):
+            return np.empty((0, len(items)), dtype=np.float32)
+        return np.stack([self._kept[moment][items] for moment in moments.tolist()])
 
 
 def age_classes(

@@ -5,7 +5,7 @@ Legend: Q queries, K candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 import torch
@@ -17,13 +17,19 @@ from scalr_ray.translator.neural.batch import collate
 from scalr_ray.translator.neural.candidates import Candidates, Catalogue
 from scalr_ray.translator.neural.net import TranslatorNet
 
+# Temperatures that are tried; none of them is kept, the strength is fitted afterwards.
+_TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 
-def log_likelihood(match: Tensor, candidates: Candidates) -> tuple[Tensor, Tensor]:
+
+def log_likelihood(
+    match: Tensor, candidates: Candidates, *, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The log-probability of each query's item among the candidates.
 
     Args:
         match: (Q, K) what the net adds to the log prior.
         candidates: the items, their prior and what is owned.
+        temperature: divides match and log prior.
 
     Returns:
         (Q,) log-likelihoods, 0 where the item was not visible as of the query's moment, and (Q,)
@@ -33,9 +39,12 @@ def log_likelihood(match: Tensor, candidates: Candidates) -> tuple[Tensor, Tenso
     own = candidates.columns[:, None]
     prior_of_item = prior.gather(1, own).squeeze(1)
     visible = torch.isfinite(prior_of_item)
-    of_item = match.gather(1, own).squeeze(1) + prior_of_item
+    scores = match + prior
+    if temperature != 1.0:
+        scores = scores / temperature
+    of_item = scores.gather(1, own).squeeze(1)
     # The query's own item is there for certain, not by a draw, and so without correction.
-    corrected = (match + prior + candidates.offsets).scatter(1, own, of_item[:, None])
+    corrected = (scores + candidates.offsets).scatter(1, own, of_item[:, None])
     query, column = candidates.owned
     corrected = corrected.index_put((query, column), corrected.new_tensor(float("-inf")))
     # A row without any visible item has no normaliser, and no gradient either.
@@ -47,7 +56,7 @@ def log_likelihood(match: Tensor, candidates: Candidates) -> tuple[Tensor, Tenso
 def mean_log_likelihood(
     net: TranslatorNet, tables: Iterable[pa.Table], catalogue: Catalogue, *, seed: int = 0
 ) -> float:
-    """The mean log-likelihood per query, nats; higher is better.
+    """The mean log-likelihood per query, nats, as the net stands; higher is better.
 
     Args:
         net: on any device; its mode is left as it was.
@@ -58,23 +67,58 @@ def mean_log_likelihood(
     Raises:
         DataError: no query's item was visible as of the query's time.
     """
-    total, count = 0.0, 0
+    return _mean_at(net, tables, catalogue, (1.0,), seed)
+
+
+def tuned_log_likelihood(
+    net: TranslatorNet, tables: Iterable[pa.Table], catalogue: Catalogue, *, seed: int = 0
+) -> float:
+    """The same at the best of some temperatures, as one is always fitted afterwards.
+
+    The net learns from what happened next; what is generated from one cut has to hold for weeks, in
+    which the prior flattens. Whether the net's match adds to it shows only at a suitable
+    temperature.
+
+    Raises:
+        DataError: no query's item was visible as of the query's time.
+    """
+    return _mean_at(net, tables, catalogue, _TEMPERATURES, seed)
+
+
+def _mean_at(
+    net: TranslatorNet,
+    tables: Iterable[pa.Table],
+    catalogue: Catalogue,
+    temperatures: Sequence[float],
+    seed: int,
+) -> float:
+    """The mean log-likelihood at the best of the temperatures."""
+    totals, count = torch.zeros(len(temperatures), dtype=torch.float64), 0
     for position, rows in enumerate(tables):
-        values, visible = query_log_likelihood(net, rows, catalogue, stream_seed(seed, position))
-        total += float(values.double().sum())
+        match, candidates = _matched(net, rows, catalogue, stream_seed(seed, position))
+        for place, temperature in enumerate(temperatures):
+            values, visible = log_likelihood(match, candidates, temperature=temperature)
+            totals[place] += values.double().sum().cpu()
         count += int(visible.sum())
     if count == 0:
         raise DataError(
             "no target event of the validation window is on an item that was known by then; "
             "move the cuts or import more events"
         )
-    return total / count
+    return float(totals.max()) / count
 
 
 def query_log_likelihood(
     net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """(Q,) log-likelihoods of the queries of `rows` without dropout, and (Q,) whether they count."""
+    """(Q,) log-likelihoods of the queries without dropout, and (Q,) whether they count."""
+    return log_likelihood(*_matched(net, rows, catalogue, seed))
+
+
+def _matched(
+    net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int
+) -> tuple[Tensor, Candidates]:
+    """The match of the queries of `rows` with their candidates, without dropout."""
     device = next(net.parameters()).device
     batch = collate(rows, features=net.shape.user_features)
     candidates = catalogue.candidates(batch, seed).to(device)
@@ -82,6 +126,6 @@ def query_log_likelihood(
     net.eval()
     try:
         with torch.inference_mode():
-            return log_likelihood(net(batch.to(device), candidates), candidates)
+            return net(batch.to(device), candidates), candidates
     finally:
         net.train(training)

@@ -14,6 +14,7 @@ from scalr_ray.translator.neural.batch import TARGET_SIDE, Batch
 from scalr_ray.translator.neural.candidates import AGE_DAYS, Candidates
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.encoder import Encoder
+from scalr_ray.translator.neural.features import FeatureNet, FeatureSpec
 
 # Log gaps in days are interpolated between these knots: none, 1, 3, 7, 20, 55, 148, 400, 1100 days.
 _GAP_KNOTS = tuple(float(knot) for knot in range(9))
@@ -61,6 +62,8 @@ class TranslatorNet(nn.Module):
         self.query_gap = GapEmbedding(width)
         self.query = nn.Linear(width, width, bias=False)
         self.age = nn.Linear(width, len(AGE_DAYS) + 1)
+        self.user_features = _feature_net(shape.user_features, width)
+        self.item_features = _feature_net(shape.item_features, width)
         self.dropout = nn.Dropout(shape.dropout)
         self._initialise()
 
@@ -82,13 +85,18 @@ class TranslatorNet(nn.Module):
         seen = encoded[batch.query_rows, batch.query_positions.clamp(min=0)]
         state = torch.where((batch.query_positions >= 0)[:, None], seen, self.empty)
         state = state + self.query_gap(batch.query_gaps)
+        if self.user_features is not None and batch.features is not None:
+            state = state + self.user_features(batch.features)
         out: Tensor = self.dropout(state)
         return out
 
     def item_vectors(self, items: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
         """(K, D) the vectors of target items by code; unknown ones (-1) by their features alone."""
-        del features
-        vectors: Tensor = self.target_table(items + 1)
+        if self.item_features is None or features is None:
+            vectors: Tensor = self.target_table(items + 1)
+        else:
+            by_id = self.target_table(self._with_unknown(items + 1))
+            vectors = by_id + self.item_features(features)
         return vectors
 
     def match(self, states: Tensor, vectors: Tensor, ages: Tensor, moments: Tensor) -> Tensor:
@@ -100,27 +108,38 @@ class TranslatorNet(nn.Module):
             ages: (U, K) age classes as of each moment.
             moments: (Q,) the moment of each query.
         """
-        queries = self.query(states) * self.shape.width**-0.5
-        by_age = self.age(states).float()
-        matched: Tensor = (queries @ vectors.T).float() + by_age.gather(1, ages.long()[moments])
+        by_age = self.age(states).float().gather(1, ages.long()[moments])
+        matched: Tensor = (self._asked(states) @ vectors.T).float() + by_age
         return matched
+
+    def match_pairs(self, states: Tensor, vectors: Tensor, ages: Tensor) -> Tensor:
+        """(N,) the match of each state with the vector and the age class in the same place.
+
+        Args:
+            states: (N, D).
+            vectors: (N, D).
+            ages: (N,) age classes.
+        """
+        by_age = self.age(states).float().gather(1, ages.long()[:, None]).squeeze(1)
+        matched: Tensor = (self._asked(states) * vectors).sum(dim=1).float() + by_age
+        return matched
+
+    def _asked(self, states: Tensor) -> Tensor:
+        asked: Tensor = self.query(states) * self.shape.width**-0.5
+        return asked
 
     def _tokens(self, batch: Batch) -> Tensor:
         own = batch.sides == TARGET_SIDE
         source_items = self._with_unknown(batch.items * ~own)
         own_items = self._with_unknown(batch.items * own)
-        item = torch.where(
+        items = torch.where(
             own[..., None],
             self.own_token(self.target_table(own_items)),
             self.source_table(source_items),
         )
-        return (
-            item
-            + self.sides(batch.sides)
-            + self.types(batch.types)
-            + self.gap(batch.gaps)
-            + self.value(batch.values)
-        )
+        kinds = self.sides(batch.sides) + self.types(batch.types)
+        tokens: Tensor = items + kinds + self.gap(batch.gaps) + self.value(batch.values)
+        return tokens
 
     def _with_unknown(self, rows: Tensor) -> Tensor:
         """`rows` of a table, while training with some replaced by the unknown."""
@@ -128,3 +147,7 @@ class TranslatorNet(nn.Module):
             return rows
         known = torch.rand(rows.shape, device=rows.device) >= self.shape.id_dropout
         return rows * known
+
+
+def _feature_net(spec: FeatureSpec | None, width: int) -> FeatureNet | None:
+    return None if spec is None else FeatureNet(spec, width)

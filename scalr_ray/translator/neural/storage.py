@@ -1,0 +1,147 @@
+"""A neural translator on disk: tensors, Parquet and JSON; loading one runs no code of its own.
+
+```
+<folder>/translator.json            settings, shape, delays, and the sha256 of each other file
+         weights.safetensors        of the net
+         item_features.safetensors  encoded item features, where there are any
+         source_items.parquet       key
+         target_items.parquet       item_id, log_prior, first_seen
+         event_types.parquet        event_type
+```
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.fingerprint import file_fingerprint
+from scalr_ray.translator.encode import Vocabulary
+from scalr_ray.translator.neural.config import NetShape
+from scalr_ray.translator.neural.net import TranslatorNet
+from scalr_ray.translator.neural.translator import NeuralTranslator
+
+_FORMAT = 1
+_SETTINGS = "translator.json"
+_WEIGHTS = "weights.safetensors"
+_ITEM_FEATURES = "item_features.safetensors"
+
+
+def save_neural(translator: NeuralTranslator, folder: Path) -> None:
+    """Write all files beside `folder` and rename, so that a reader finds all of them or none."""
+    staged = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    for leftover in (staged, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    staged.mkdir(parents=True)
+    for name, table in _tables(translator).items():
+        pq.write_table(table, staged / name)
+    for name, tensors in _tensors(translator).items():
+        save_file(tensors, staged / name)
+    settings = {
+        "format": _FORMAT,
+        "kind": translator.kind,
+        "train_cutoff": translator.train_cutoff.isoformat(),
+        "shape": translator.net.shape.to_json(),
+        "alpha": translator.alpha,
+        "temperature": translator.temperature,
+        "delays_us": translator.delays.tolist(),
+        "files": {path.name: file_fingerprint(path) for path in sorted(staged.iterdir())},
+    }
+    (staged / _SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    if folder.exists():
+        folder.rename(replaced)
+    staged.rename(folder)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+def load_neural(folder: Path, device: torch.device | str = "cpu") -> NeuralTranslator:
+    """Read a translator back, onto `device`.
+
+    Raises:
+        DataError: the folder is missing, incomplete, damaged, or of another format or kind.
+    """
+    try:
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        if (settings["format"], settings["kind"]) != (_FORMAT, NeuralTranslator.kind):
+            raise DataError(f"translator {folder} has another format; run `scalr train` again")
+        for name, recorded in settings["files"].items():
+            if file_fingerprint(folder / name) != recorded:
+                raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
+        return _assemble(settings, folder, torch.device(device))
+    # Arrow's errors and malformed JSON are ValueErrors; torch refuses weights by RuntimeError.
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
+        ) from error
+
+
+def _tables(translator: NeuralTranslator) -> dict[str, pa.Table]:
+    return {
+        "source_items.parquet": pa.table({"key": translator.source_items.ids}),
+        "event_types.parquet": pa.table({"event_type": translator.event_types.ids}),
+        "target_items.parquet": pa.table(
+            {
+                "item_id": translator.target_items.ids,
+                "log_prior": translator.log_prior,
+                "first_seen": translator.first_seen,
+            }
+        ),
+    }
+
+
+def _tensors(translator: NeuralTranslator) -> dict[str, dict[str, Tensor]]:
+    files = {_WEIGHTS: translator.net.state_dict()}
+    if translator.item_features is not None:
+        files[_ITEM_FEATURES] = dict(translator.item_features)
+    return {
+        file: {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
+        for file, tensors in files.items()
+    }
+
+
+def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> NeuralTranslator:
+    shape = NetShape.from_json(settings["shape"])
+    net = TranslatorNet(shape)
+    net.load_state_dict(load_file(folder / _WEIGHTS))
+    targets = pq.read_table(folder / "target_items.parquet")
+    return NeuralTranslator(
+        net=net.to(device),
+        train_cutoff=datetime.fromisoformat(settings["train_cutoff"]),
+        source_items=_vocabulary(folder / "source_items.parquet"),
+        target_items=Vocabulary(ids=targets["item_id"].combine_chunks()),
+        event_types=_vocabulary(folder / "event_types.parquet"),
+        log_prior=np.array(targets["log_prior"]),
+        first_seen=np.array(targets["first_seen"]),
+        delays=np.asarray(settings["delays_us"], dtype=np.int64),
+        item_features=None if shape.item_features is None else load_file(folder / _ITEM_FEATURES),
+        alpha=settings["alpha"],
+        temperature=settings["temperature"],
+    )
+
+
+def _vocabulary(path: Path) -> Vocabulary:
+    return Vocabulary(ids=pq.read_table(path).column(0).combine_chunks())

@@ -1,0 +1,198 @@
+"""The neural translator: a trained net with its vocabularies, prior and strength.
+
+Legend: B users, I target items, C candidates, E source events of the candidates' users, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.translator.encode import Vocabulary
+from scalr_ray.translator.histories import Users
+from scalr_ray.translator.neural.asking import Asked
+from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate
+from scalr_ray.translator.neural.candidates import age_classes
+from scalr_ray.translator.neural.net import TranslatorNet
+
+# Scores of a chunk of users, and vectors of a chunk of (candidate, token) pairs: 256 MB each.
+_CHUNK_SCORES = 1 << 26
+_CHUNK_USERS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralTranslator:
+    """A trained net, read only.
+
+    Attributes:
+        net: on the device that it answers from, in evaluation mode.
+        train_cutoff: nothing that was not visible as of this time has shaped the translator.
+        source_items: vocabulary of (domain, item) keys, S of them.
+        target_items: vocabulary of target item ids, I of them.
+        event_types: vocabulary of event types.
+        log_prior: (I,) float32 of the train cutoff; -inf for items that are never proposed.
+        first_seen: (I,) microseconds since 1970 of the first event on each item.
+        delays: quantiles of the delay from a source event to the next target event, microseconds.
+        item_features: encoded item features, I rows each; None where the net takes none.
+        alpha: exponent of the evidence; 0 where nothing transfers.
+        temperature: divides the log score before the softmax.
+    """
+
+    kind: ClassVar[str] = "neural"
+
+    net: TranslatorNet
+    train_cutoff: datetime
+    source_items: Vocabulary
+    target_items: Vocabulary
+    event_types: Vocabulary
+    log_prior: NDArray[np.float32]
+    first_seen: NDArray[np.int64]
+    delays: NDArray[np.int64]
+    item_features: Mapping[str, Tensor] | None = None
+    alpha: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.net.eval()
+
+    def tuned(self, *, alpha: float, temperature: float) -> Self:
+        """The same translator under another exponent and temperature."""
+        return replace(self, alpha=alpha, temperature=temperature)
+
+    def evidence(self, users: Users) -> NDArray[np.float32]:
+        """(B, I) log of how much likelier each item is for this user than for anybody.
+
+        The mean of its exponential under the prior is 1 for every user. 0 for a user of whom
+        nothing is known. Items in `users.own` carry no meaning.
+
+        Raises:
+            DataError: the net was trained with user features, and there are none.
+        """
+        size = max(1, min(_CHUNK_USERS, _CHUNK_SCORES // max(len(self.target_items), 1)))
+        with torch.inference_mode():
+            vectors = self._vectors()
+            out = np.empty((len(users), len(self.target_items)), dtype=np.float32)
+            for start in range(0, len(users), size):
+                self._fill(out[start : start + size], users.part(start, start + size), vectors)
+        return out
+
+    def triggers(
+        self, users: Users, row: NDArray[np.int64], item: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(E,) how much each source event speaks for its candidate, at least 0.
+
+        That is by how much the match with the item rises when the event is added to those before
+        it. Events that lie too far back for the net to read weigh nothing; where no event raises
+        the match, all weigh the same.
+
+        Args:
+            users: B users.
+            row: (C,) the user of each candidate.
+            item: (C,) its target item.
+
+        Returns:
+            One weight for each event of `users.source.of_rows(row)`, in that order.
+        """
+        lengths = np.diff(users.source.offsets)[row]
+        stops = np.concatenate(([0], np.cumsum(lengths)))
+        weights = np.empty(stops[-1])
+        step = max(1, _CHUNK_SCORES // (self.net.shape.length * self.net.shape.width))
+        with torch.inference_mode():
+            for start in range(0, len(row), step):
+                chosen, place = np.unique(row[start : start + step], return_inverse=True)
+                part = slice(stops[start], stops[min(start + step, len(row))])
+                weights[part] = self._rises(users.take(chosen), place, item[start : start + step])
+        candidate = np.repeat(np.arange(len(row)), lengths)
+        total = np.bincount(candidate, weights=weights, minlength=len(row))
+        return np.where(total[candidate] > 0, weights, 1.0)
+
+    @property
+    def _device(self) -> torch.device:
+        return self.net.empty.device
+
+    def _fill(self, out: NDArray[np.float32], users: Users, vectors: Tensor) -> None:
+        """Write the evidence of some users."""
+        batch = self._batch(users, Asked.of(users, self.net.shape.length).rows(users))
+        ages = self._ages(users.as_of)[None, :]
+        one_moment = torch.zeros(len(batch), dtype=torch.int64, device=self._device)
+        match = self.net.match(self.net.states(batch), vectors, ages, one_moment)
+        prior = torch.tensor(self.log_prior, device=self._device)
+        match -= torch.logsumexp(match + (prior - torch.logsumexp(prior, 0)), dim=1, keepdim=True)
+        if batch.features is None:
+            match[batch.query_positions < 0] = 0.0
+        out[:] = match.cpu().numpy()
+
+    def _rises(
+        self, users: Users, place: NDArray[np.int64], item: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The rise of each candidate's match at each source event of its user, or 0 if it falls.
+
+        Args:
+            users: the users of the candidates.
+            place: (C,) the user of each candidate.
+            item: (C,) its target item.
+        """
+        asked = Asked.of(users, self.net.shape.length)
+        batch = self._batch(users, asked.rows(users, every_prefix=True))
+        # The time since the last token is that of the full history: only tokens shall tell.
+        last = torch.from_numpy(asked.offsets[1:] + np.arange(len(users))).to(self._device)
+        states = self.net.states(
+            replace(batch, query_gaps=batch.query_gaps[last][batch.query_rows])
+        )
+        candidate, token = _ragged(asked.offsets, place)
+        of_source = asked.sides[token] == SOURCE_SIDE
+        candidate, token = candidate[of_source], token[of_source]
+        before = torch.from_numpy(token + place[candidate]).to(self._device)
+        items = torch.from_numpy(item[candidate]).to(self._device)
+        vectors = self._vectors(items)
+        ages = self._ages(users.as_of)[items]
+        after = self.net.match_pairs(states[before + 1], vectors, ages)
+        rise = after - self.net.match_pairs(states[before], vectors, ages)
+        lengths = np.diff(users.source.offsets)[place]
+        out = np.zeros(lengths.sum())
+        begin = np.cumsum(lengths) - lengths
+        within = asked.origins[token] - users.source.offsets[place[candidate]]
+        out[begin[candidate] + within] = rise.clamp(min=0.0).cpu().numpy()
+        return out
+
+    def _batch(self, users: Users, rows: pa.Table) -> Batch:
+        spec = self.net.shape.user_features
+        if spec is not None and users.features is None:
+            raise DataError(
+                "the translator was trained with user features and got none; name the same "
+                "feature service as in training"
+            )
+        return collate(rows, features=spec).to(self._device)
+
+    def _vectors(self, items: Tensor | None = None) -> Tensor:
+        """(K, D) of `items` (K,), or of the whole catalogue."""
+        if items is None:
+            items = torch.arange(len(self.target_items), device=self._device)
+        features = self.item_features
+        if features is not None:
+            chosen = items.cpu()
+            features = {name: value[chosen].to(self._device) for name, value in features.items()}
+        return self.net.item_vectors(items, features)
+
+    def _ages(self, as_of: int) -> Tensor:
+        """(I,) age classes as of a time."""
+        return torch.from_numpy(age_classes(self.first_seen, as_of)).to(self._device)
+
+
+def _ragged(
+    offsets: NDArray[np.int64], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each of `rows`, all positions between its offsets: which of the rows, and where."""
+    lengths = np.diff(offsets)[rows]
+    which = np.repeat(np.arange(len(rows)), lengths)
+    within = np.arange(len(which)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return which, offsets[rows][which] + within

@@ -8,13 +8,25 @@ without them; a network, which takes long to train, learns without them from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
-from scalr_ray.learn import Chosen, Grid, Prior, fit_prior, fit_translator, translator_as_of
+from scalr_ray.learn import (
+    Chosen,
+    Grid,
+    Prior,
+    fit_prior,
+    fit_translator,
+    mean_likelihood,
+    translator_as_of,
+    validation_window,
+)
 from scalr_ray.translator import Translator
+
+if TYPE_CHECKING:
+    from scalr_ray.learn.neural.loop import EpochReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +57,21 @@ def fit(workspace: Workspace, stage: Stage) -> Fitted:
     """Choose the prior, and fit a translator of the configured kind on top of it."""
     with workspace.progress.stage("Weigh the look-backs of the prior"):
         prior = _prior(workspace, stage)
-    return _frequency(workspace, stage, prior)
+    kind = workspace.config.translator.kind
+    if kind == "frequency":
+        return _frequency(workspace, stage, prior)
+    if kind == "neural":
+        return _neural(workspace, stage, prior)
+    tried = [_frequency(workspace, stage, prior), _neural(workspace, stage, prior)]
+    # All on the same users, of whom the same is known.
+    window = validation_window(
+        stage.events,
+        stage.validation_cut,
+        stage.cutoff,
+        workspace.config.seed,
+        known=stage.visible,
+    )
+    return max(tried, key=lambda fitted: mean_likelihood(fitted.on_stage, window))
 
 
 def _prior(workspace: Workspace, stage: Stage) -> Prior:
@@ -78,4 +104,39 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
         chosen=fitted.chosen,
         prior=prior,
         measured={"shrinkage": strength.shrinkage},
+    )
+
+
+def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
+    from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
+
+    config, reports = workspace.config, list[dict[str, Any]]()
+
+    def on_epoch(training: str, report: EpochReport) -> None:
+        reports.append({"training": training, **asdict(report)})
+        workspace.progress.note(
+            f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, "
+            f"validation {report.validation:.4f}, {report.examples / report.seconds:,.0f} examples/s"
+        )
+
+    with workspace.progress.stage("Train the neural translator"):
+        fitted = fit_neural(
+            stage.events,
+            validation_cut=stage.validation_cut,
+            cutoff=stage.cutoff,
+            how=NeuralFit(
+                mix=prior.mix,
+                alphas=config.translator.alphas,
+                settings=config.translator.neural,
+                seed=config.seed,
+            ),
+            hidden=stage.hidden,
+            on_epoch=on_epoch,
+        )
+    return Fitted(
+        translator=fitted.translator,
+        on_stage=fitted.at_validation,
+        chosen=fitted.chosen,
+        prior=prior,
+        measured={"epochs": reports},
     )

@@ -119,7 +119,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         source=workspace.source_events(batch.as_of),
         target=workspace.target_events(batch.as_of),
         item_ids=model.target_items.ids,
-        prior=model.prior,
+        prior=np.exp(model.log_prior.astype(np.float64)),
     )
     staged = (
         workspace.lake.read_staged(batch.batch_id) if batch.rows else workspace.schema.empty_table()

@@ -9,7 +9,7 @@ from scalr_ray.learn.counts import translator_as_of
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator, Grid, fit_translator
 from scalr_ray.learn.prior import Prior, fit_prior
-from scalr_ray.learn.strength import Chosen, choose_strength
+from scalr_ray.learn.strength import Chosen, choose_strength, mean_likelihood
 from scalr_ray.learn.window import Window, validation_window
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "choose_strength",
     "fit_prior",
     "fit_translator",
+    "mean_likelihood",
     "translator_as_of",
     "validation_window",
 ]

@@ -42,8 +42,6 @@ def translator_as_of(
     seen = events.as_of(cutoff)
     history, own = seen.history(), seen.own()
     items = len(events.target_items)
-    first_seen = np.full(items, _NEVER, dtype=np.int64)
-    np.minimum.at(first_seen, seen.target.items, seen.target.times)
     return FrequencyTranslator(
         train_cutoff=cutoff,
         source_items=events.source_items,
@@ -58,10 +56,17 @@ def translator_as_of(
             as_of_micros=to_micros(cutoff),
             mix=mix,
         ),
-        first_seen=first_seen,
+        first_seen=first_sightings(seen),
         delays=delay_quantiles(seen.source, seen.target),
         strength=strength,
     )
+
+
+def first_sightings(events: TrainingEvents) -> NDArray[np.int64]:
+    """(I,) microseconds since 1970 of the first event on each target item; the largest without."""
+    first_seen = np.full(len(events.target_items), _NEVER, dtype=np.int64)
+    np.minimum.at(first_seen, events.target.items, events.target.times)
+    return first_seen
 
 
 def delay_quantiles(source: CodedEvents, target: CodedEvents) -> NDArray[np.int64]:

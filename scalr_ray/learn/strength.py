@@ -138,13 +138,20 @@ def choose_strength(
     )
 
 
+def mean_likelihood(translator: Translator, window: Window) -> float:
+    """The mean log-likelihood of an event of the window, nats, over users."""
+    return float(_likelihood(translator, window).mean())
+
+
 def _search(
     candidates: Sequence[T], parts: Sequence[Window], alphas: Sequence[float]
 ) -> tuple[list[_Tried[T]], list[_Tried[T]]]:
     """The best strength and the prior's, each on the first part, on the second, and on both."""
     chunks = [list(part.chunks()) for part in parts]
     prior = as_prior(candidates[0])
-    plain = [[_Scores.of(log_scores(prior, chunk.users), chunk) for chunk in part] for part in chunks]
+    plain = [
+        [_Scores.of(log_scores(prior, chunk.users), chunk) for chunk in part] for part in chunks
+    ]
     priors = _at_best_temperatures(partial(candidates[0].tuned, alpha=0.0), plain)
     best = list(priors)
     for candidate in candidates:

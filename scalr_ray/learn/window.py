@@ -56,15 +56,29 @@ class Window:
         return np.arange(half), np.arange(half, len(self))
 
 
-def validation_window(events: TrainingEvents, start: datetime, end: datetime, seed: int) -> Window:
+def validation_window(
+    events: TrainingEvents,
+    start: datetime,
+    end: datetime,
+    seed: int,
+    *,
+    known: TrainingEvents | None = None,
+) -> Window:
     """The window [start, end), its users in the order of a hash of their ids.
 
     In that order any stretch of users is a random sample, and other users move nobody.
 
+    Args:
+        events: coded events.
+        start: what users have is known as of then.
+        end: of the window.
+        seed: of the hash.
+        known: what is known as of `start`, under the same codes; None takes it from `events`.
+
     Raises:
         DataError: there are too few users to validate on.
     """
-    before = events.as_of(start)
+    before = known or events.as_of(start)
     own = before.own()
     known_items = np.bincount(own.indices, minlength=own.shape[1]) > 0
     has_history = np.bincount(before.source.users, minlength=len(events.users)) > 0

@@ -27,13 +27,38 @@ from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
 from scalr_ray.translator.prior_mix import PriorMix
+from scalr_ray.translator.protocol import Translator
 
 _FORMAT = 2
 _SETTINGS = "translator.json"
 
 
-def save_translator(translator: FrequencyTranslator, folder: Path) -> None:
-    """Write all files beside `folder` and rename, so that a reader finds all of them or none."""
+def save_translator(translator: Translator, folder: Path) -> None:
+    """Write a translator of any kind, so that a reader finds all of it or nothing."""
+    if isinstance(translator, FrequencyTranslator):
+        _save_frequency(translator, folder)
+        return
+    from scalr_ray.translator.neural.storage import save_neural
+    from scalr_ray.translator.neural.translator import NeuralTranslator
+
+    assert isinstance(translator, NeuralTranslator)
+    save_neural(translator, folder)
+
+
+def load_translator(folder: Path) -> Translator:
+    """Read a translator of any kind back.
+
+    Raises:
+        DataError: the folder is missing, incomplete, damaged or of another format.
+    """
+    if (folder / "weights.safetensors").exists():
+        from scalr_ray.translator.neural.storage import load_neural
+
+        return load_neural(folder)
+    return load_frequency(folder)
+
+
+def _save_frequency(translator: FrequencyTranslator, folder: Path) -> None:
     staged = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
     for leftover in (staged, replaced):
@@ -63,8 +88,8 @@ def save_translator(translator: FrequencyTranslator, folder: Path) -> None:
         shutil.rmtree(replaced)
 
 
-def load_translator(folder: Path) -> FrequencyTranslator:
-    """Read a translator back.
+def load_frequency(folder: Path) -> FrequencyTranslator:
+    """Read a frequency translator back.
 
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.

@@ -148,16 +148,18 @@ def fit_frequency(split: Split, prior: Prior, seed: int) -> tuple[Translator, Ch
 
 def fit_neural(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
     """The neural translator likewise."""
+    from scalr_ray.learn.neural.fit import NeuralFit
     from scalr_ray.learn.neural.fit import fit_neural as fit
 
     fitted = fit(
         split.events,
         validation_cut=split.validation_cut,
         cutoff=split.cut,
-        mix=prior.mix,
-        alphas=(0.15, 0.3, 0.6, 1.0),
-        settings=NeuralSettings(workers=0),
-        seed=seed,
+        how=NeuralFit(mix=prior.mix, alphas=GRID.alphas, settings=NeuralSettings(), seed=seed),
+        on_epoch=lambda name, report: sys.stderr.write(
+            f"{name} {report.epoch}: loss {report.loss:.4f}, validation {report.validation:.4f}, "
+            f"{report.seconds:.0f} s\n"
+        ),
     )
     return fitted.translator, fitted.chosen
 
@@ -220,14 +222,15 @@ def validation_ndcg(translator: Translator, window: Window) -> float:
     return float(np.concatenate(values).mean())
 
 
-def study(split: Split, kinds: Sequence[str], seeds: int) -> Iterator[Row]:
+def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int) -> Iterator[Row]:
     """The rows of a direction, the 90-day popularity first."""
     priors = {
         "90 days": Prior.fixed(90, BACKGROUND),
         "fitted": fit_prior(split.events, split.validation_cut, split.cut, background=BACKGROUND),
     }
     picks: list[tuple[float, Row]] = []
-    for label, prior in priors.items():
+    for label in labels:
+        prior = priors[label]
         base: Row | None = None
         for kind in kinds:
             began = time.perf_counter()
@@ -306,6 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3, help="of the neural translator")
     parser.add_argument("--kinds", default="frequency,neural")
+    parser.add_argument("--priors", default="90 days,fitted")
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--all-sources", action="store_true", help="all three other domains")
     asked = parser.parse_args(argv)
@@ -321,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         say(HEADER)
         base: Row | None = None
-        for row in study(split, asked.kinds.split(","), asked.seeds):
+        for row in study(split, asked.kinds.split(","), asked.priors.split(","), asked.seeds):
             base = base or row
             say(line(row, base, split))
     return 0

@@ -1,0 +1,286 @@
+"""Fitting the neural translator: how long to train, how strong its evidence is, and the last fit.
+
+Three cuts in a row: [.., inner) trains and [inner, validation) says when to stop; the net that
+comes of it is asked as of the validation cut, and the validation window, which it has not seen,
+chooses alpha and temperature and checks that the evidence helps. Then a new net is trained for as
+many epochs on everything before the train cutoff.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from itertools import count
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scalr_ray.core.clock import EPOCH, floor_day, from_micros, to_micros
+from scalr_ray.core.config import NeuralSettings
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.keyed import stream_seed
+from scalr_ray.learn.counts import delay_quantiles, first_sightings
+from scalr_ray.learn.events import TrainingEvents
+from scalr_ray.learn.fit import FittedTranslator
+from scalr_ray.learn.neural.examples import training_queries, training_rows
+from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, shuffled, train_loop
+from scalr_ray.learn.strength import choose_strength
+from scalr_ray.learn.window import validation_window
+from scalr_ray.translator.neural.candidates import Catalogue
+from scalr_ray.translator.neural.config import NetShape
+from scalr_ray.translator.neural.loss import tuned_log_likelihood
+from scalr_ray.translator.neural.net import TranslatorNet
+from scalr_ray.translator.neural.translator import NeuralTranslator
+from scalr_ray.translator.prior import PopularityIndex
+from scalr_ray.translator.prior_mix import PriorMix
+
+# Share of the target events before the validation cut that say when to stop.
+_INNER_SHARE = 0.1
+_VALIDATION_ROWS = 512
+# Catalogues up to this size are compared in full, larger ones by as many drawn items.
+_FULL_CATALOGUE = 2048
+
+OnEpoch = Callable[[str, EpochReport], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """All that a net is trained from, wherever that happens.
+
+    Attributes:
+        name: of the run, for those who show or resume it.
+        shape: of the net.
+        settings: of the loop.
+        catalogue: what queries are compared with.
+        rows: training rows.
+        validation: rows that say when to stop; None trains for all epochs.
+    """
+
+    name: str
+    shape: NetShape
+    settings: LoopSettings
+    catalogue: Catalogue
+    rows: pa.Table
+    validation: pa.Table | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedNet:
+    """What training gave: the best weights, on the CPU, and a report per epoch."""
+
+    weights: dict[str, Tensor]
+    reports: Sequence[EpochReport]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs led to the weights."""
+        return 1 + max(report.epoch for report in self.reports if report.best)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralFit:
+    """What a fit is told.
+
+    Attributes:
+        mix: the look-backs of the prior.
+        alphas: exponents of the evidence to try; 0 is always tried.
+        settings: of net and training.
+        seed: of everything random.
+    """
+
+    mix: PriorMix
+    alphas: Sequence[float]
+    settings: NeuralSettings
+    seed: int
+
+
+Train = Callable[[TrainingTask, OnEpoch], TrainedNet]
+
+
+def train_here(task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
+    """Train in this process, on its GPU if it has one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = new_net(task).to(device)
+    state = train_loop(
+        net,
+        shuffled(task.rows, task.settings),
+        validation_of(task),
+        task.settings,
+        catalogue=task.catalogue,
+        on_epoch=lambda _, report: on_epoch(task.name, report),
+    )
+    weights = {name: weight.cpu() for name, weight in state.best.items()}
+    return TrainedNet(weights=weights, reports=state.reports)
+
+
+def new_net(task: TrainingTask) -> TranslatorNet:
+    """The net before training, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed("net", task.settings.seed) >> 1)
+        return TranslatorNet(task.shape)
+
+
+def validation_of(task: TrainingTask) -> Callable[[TranslatorNet], float]:
+    """What an epoch is judged by; without validation rows, each is better than the last."""
+    rows = task.validation
+    if rows is None:
+        epochs = count()
+        return lambda _: float(next(epochs))
+    full = replace(task.catalogue, negatives=0)
+    tables = [rows.slice(at, _VALIDATION_ROWS) for at in range(0, rows.num_rows, _VALIDATION_ROWS)]
+    return lambda net: tuned_log_likelihood(net, tables, full)
+
+
+def fit_neural(
+    events: TrainingEvents,
+    *,
+    validation_cut: datetime,
+    cutoff: datetime,
+    how: NeuralFit,
+    hidden: NDArray[np.bool_] | None = None,
+    train: Train = train_here,
+    on_epoch: OnEpoch = lambda _, __: None,
+) -> FittedTranslator[NeuralTranslator]:
+    """Train, choose the strength on [validation_cut, cutoff), and train again up to `cutoff`.
+
+    Args:
+        events: coded events; those not visible as of `cutoff` are ignored.
+        validation_cut: start of the validation window.
+        cutoff: the train cutoff.
+        how: what the fit is told.
+        hidden: (U,) users whose target events before the validation cut the first net must not
+            see, so that it can be tried on them; None hides nobody.
+        train: where nets are trained.
+        on_epoch: called with the name of the training and the report of each epoch.
+
+    Raises:
+        DataError: there are too few events or users to train or validate on.
+        TrainingDiverged: the loss is not finite.
+    """
+    visible = events.as_of(cutoff).compact()
+    before = visible.as_of(validation_cut)
+    stripped = np.zeros(len(visible.users), dtype=bool)
+    if hidden is not None:
+        stripped = hidden[events.users.codes(visible.users.ids)]
+        before = before.without_target_of(stripped)
+    fitting = _Fitting(mix=how.mix, settings=how.settings, seed=how.seed)
+    inner = _inner_cut(before)
+    task = fitting.task("validation", before, inner, validation_cut)
+    trained = train(task, on_epoch)
+    first = fitting.translator(task, trained, before, validation_cut)
+    window = validation_window(visible, validation_cut, cutoff, how.seed, known=before)
+    chosen = choose_strength([first], window, alphas=how.alphas)
+    fixed = replace(fitting, settings=how.settings.model_copy(update={"epochs": trained.epochs}))
+    task = fixed.task("final", visible, cutoff, None)
+    last = fixed.translator(task, train(task, on_epoch), visible, cutoff)
+    at = chosen.translator
+    return FittedTranslator(
+        translator=last.tuned(alpha=at.alpha, temperature=at.temperature),
+        at_validation=at,
+        chosen=chosen,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitting:
+    """What both trainings have in common."""
+
+    mix: PriorMix
+    settings: NeuralSettings
+    seed: int
+
+    def task(
+        self, name: str, events: TrainingEvents, cut: datetime, until: datetime | None
+    ) -> TrainingTask:
+        """Train on target events before `cut`; stop by those in [cut, until), if that is given."""
+        settings, length = self.settings, self.settings.length
+        rows = training_rows(events, start=EPOCH, end=cut, length=length)
+        validation = None
+        if until is not None:
+            validation = training_rows(events, start=cut, end=until, length=length, as_of=cut)
+        items = len(events.target_items)
+        asked = training_queries(events, start=EPOCH, end=cut)["item"].to_numpy()
+        return TrainingTask(
+            name=name,
+            shape=NetShape(
+                source_items=len(events.source_items),
+                target_items=items,
+                event_types=len(events.event_types),
+                length=length,
+                width=settings.width,
+                layers=settings.layers,
+                heads=settings.heads,
+                dropout=settings.dropout,
+                id_dropout=settings.id_dropout,
+            ),
+            settings=self._loop(until is not None),
+            catalogue=Catalogue(
+                prior=self._index(events),
+                first_seen=first_sightings(events),
+                shares=np.bincount(asked, minlength=items) / len(asked),
+                negatives=_negatives(settings, items),
+            ),
+            rows=rows,
+            validation=validation,
+        )
+
+    def translator(
+        self, task: TrainingTask, trained: TrainedNet, events: TrainingEvents, cut: datetime
+    ) -> NeuralTranslator:
+        """The trained net with everything it needs to answer as of `cut`."""
+        net = TranslatorNet(task.shape)
+        net.load_state_dict(trained.weights)
+        seen = events.as_of(cut)
+        return NeuralTranslator(
+            net=net.eval(),
+            train_cutoff=cut,
+            source_items=events.source_items,
+            target_items=events.target_items,
+            event_types=events.event_types,
+            log_prior=self._index(seen).log_prior_all(to_micros(cut)),
+            first_seen=first_sightings(seen),
+            delays=delay_quantiles(seen.source, seen.target),
+        )
+
+    def _index(self, events: TrainingEvents) -> PopularityIndex:
+        target = events.target
+        return PopularityIndex.of(
+            target.items,
+            target.times,
+            target.known_from,
+            items=len(events.target_items),
+            mix=self.mix,
+        )
+
+    def _loop(self, stops_early: bool) -> LoopSettings:  # noqa: FBT001 - reads as a sentence
+        settings = self.settings
+        return LoopSettings(
+            epochs=settings.epochs,
+            batch_rows=settings.batch_rows,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            accumulate=settings.accumulate,
+            drop_own=settings.drop_own,
+            bf16=True,
+            compile=settings.compile,
+            patience=settings.patience if stops_early else settings.epochs,
+            seed=self.seed,
+        )
+
+
+def _negatives(settings: NeuralSettings, items: int) -> int:
+    if settings.negatives == "auto":
+        return 0 if items <= _FULL_CATALOGUE else _FULL_CATALOGUE
+    return settings.negatives
+
+
+def _inner_cut(events: TrainingEvents) -> datetime:
+    """The day from which on the last share of the target events lies."""
+    times = events.target.times
+    if not len(times):
+        raise DataError("no target event lies before the validation cut; choose a later one")
+    return floor_day(from_micros(int(np.quantile(times, 1.0 - _INNER_SHARE))))

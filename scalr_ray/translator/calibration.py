@@ -125,10 +125,15 @@ def normalised_entropy(log_likelihood: NDArray[np.float64], base: NDArray[np.flo
         log_likelihood: (M,) nats of each event, or (B,) means of each user.
         base: the same under the base.
 
+    Raises:
+        ValueError: they are not of the same events.
+
     Example:
         >>> normalised_entropy(np.log([0.5, 0.5]), np.log([0.25, 0.25]))
         0.5
     """
+    if log_likelihood.shape != base.shape:
+        raise ValueError(f"{log_likelihood.shape} and {base.shape} are not of the same events")
     return float(log_likelihood.sum() / base.sum())
 
 

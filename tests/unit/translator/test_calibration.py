@@ -96,6 +96,11 @@ def test_normalised_entropy_is_one_for_the_base_itself():
     assert normalised_entropy(np.log([0.6, 0.2]), base) < 1.0 < normalised_entropy(base - 0.1, base)
 
 
+def test_normalised_entropy_refuses_to_compare_different_events():
+    with pytest.raises(ValueError, match="same events"):
+        normalised_entropy(np.log([0.5, 0.1]), np.log([0.5]))
+
+
 @given(seeds, st.integers(1, 8), st.sampled_from([1.0, 2.0]))
 def test_reliability_against_a_plain_sum_over_pairs(seed, bins, temperature):
     chunk = drawn(seed, users=5, events=4)

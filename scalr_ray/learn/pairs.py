@@ -27,7 +27,8 @@ from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.translator.counts import ONE, TYPE_ONE, PairCounts, PairRules
 from scalr_ray.translator.encode import Vocabulary, source_keys
-from scalr_ray.translator.noise import Bound
+from scalr_ray.translator.noise import Bound, Noise, with_noise
+from scalr_ray.translator.weighing import Weighing
 
 ROW_COLUMNS = ("user", "item", "type", "time")
 
@@ -56,6 +57,28 @@ class PairRows:
             source=_columns(source, source_keys(source)),
             target=_columns(target, target["item_id"]),
         )
+
+
+def counts_to_keep(
+    seen: TrainingEvents, weighing: Weighing, limits: Limits, *, noise: Noise | None = None
+) -> PairCounts:
+    """What a translator keeps of visible, coded events: counted, then noise, then the floor.
+
+    Args:
+        seen: coded events as of the time of the count.
+        weighing: what one user adds to a pair, and the floor; `noisy` if there is noise.
+        limits: of DuckDB.
+        noise: put on the pairs, counted under its bound.
+
+    Raises:
+        UsageError: the memory limit is too low.
+    """
+    if noise is None:
+        counts = count_coded(seen, weighing.rules, limits)
+    else:
+        bounded = count_coded(seen, weighing.rules, limits, bound=noise.bound)
+        counts = with_noise(bounded, noise, weighing.rules)
+    return counts.with_floor(weighing.min_users)
 
 
 def count_coded(

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scalr_ray.translator.counts import PairCounts
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.prior_mix import PriorMix
@@ -114,6 +115,25 @@ class FrequencyTranslator:
     def with_shrinkage(self, shrinkage: float) -> FrequencyTranslator:
         """The same counts, pulled towards the marginal by another number of pseudo-users."""
         return replace(self, strength=replace(self.strength, shrinkage=shrinkage))
+
+    def with_counts(
+        self, counts: PairCounts, weighing: Weighing, *, pseudo_users: float
+    ) -> FrequencyTranslator:
+        """The same prior and strength over other counts.
+
+        Args:
+            counts: under the codes of this translator.
+            weighing: what they were made under.
+            pseudo_users: put on every item of the marginal.
+        """
+        shape = (len(self.source_items), len(self.target_items))
+        return replace(
+            self,
+            counts=counts.matrix(shape),
+            marginal=counts.marginal(shape[1]) + pseudo_users,
+            weighing=weighing,
+            pair_users=counts.matrix(shape, "users") if weighing.min_users > 1 else None,
+        )
 
     def evidence(self, users: Users) -> NDArray[np.float32]:
         """(B, I) the log lift of each item for each user; 0 for a user without history.

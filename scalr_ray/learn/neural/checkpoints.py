@@ -63,9 +63,7 @@ class Standing:
     def finished(self, settings: LoopSettings) -> bool:
         """Whether there is nothing left to do."""
         progress = self.progress
-        return bool(
-            progress["epoch"] >= settings.epochs or progress["waited"] >= settings.patience
-        )
+        return bool(progress["epoch"] >= settings.epochs or progress["waited"] >= settings.patience)
 
     @classmethod
     def read(cls, folder: Path) -> Standing:

@@ -20,10 +20,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import ray
 from ray.exceptions import RayError
 from ray.train import (
@@ -35,18 +35,15 @@ from ray.train import (
     WorkerGroupError,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch import Tensor
 
 from scalr_ray.core.errors import ConfigError, RetryLater, ScalrError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.learn.neural.checkpoints import Standing, best_weights
 from scalr_ray.learn.neural.feed import shared_feed
-from scalr_ray.learn.neural.loop import EpochReport, LoopSettings
+from scalr_ray.learn.neural.fit import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.progress import News, Progress, board, tensorboard
 from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS
 from scalr_ray.learn.neural.worker import Job, train_worker
-from scalr_ray.translator.neural.candidates import Catalogue
-from scalr_ray.translator.neural.config import NetShape
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -62,7 +59,7 @@ class Cluster:
 
     Attributes:
         storage: a folder that every node reaches, or an address in S3.
-        name: of the run in there; the same name goes on with the same run.
+        name: of the runs in there; the same name goes on with the same run.
         workers: how many, or between how many (as many as there is room for).
         cpus_per_worker: of each worker; where the cluster has a GPU for every worker, each also
             gets one.
@@ -79,18 +76,14 @@ class Cluster:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedRun:
+class TrainedRun(TrainedNet):
     """What a run came to.
 
     Attributes:
-        weights: those that validated best, whole and on the CPU, by name.
-        reports: one per epoch.
         workers: how many there were at the end.
         peak_memory_bytes: of the worker that took most.
     """
 
-    weights: dict[str, Tensor]
-    reports: list[EpochReport]
     workers: int
     peak_memory_bytes: int
 
@@ -110,14 +103,12 @@ class TrainedRun:
 
 
 def train_distributed(
-    rows: pa.Table | Dataset,
+    task: TrainingTask,
+    on_epoch: OnEpoch = lambda _, __: None,
     *,
-    validation: pa.Table | Dataset,
-    shape: NetShape,
-    catalogue: Catalogue,
-    settings: LoopSettings,
     cluster: Cluster,
-    on_progress: Callable[[Progress], None] | None = None,
+    rows: Dataset | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainedRun:
     """Train a net on a Ray cluster, within a session of Ray.
 
@@ -125,13 +116,12 @@ def train_distributed(
     the trajectory is that of `train_loop` on `table_feed(rows)`, bit for bit.
 
     Args:
-        rows: training rows, as of `training_rows`.
-        validation: rows to validate on, likewise.
-        shape: of the net.
-        catalogue: what queries are compared with.
-        settings: how to train.
+        task: what to train; the run is named after it and the cluster.
+        on_epoch: called with the name of the task and the report of each epoch, from another
+            thread.
         cluster: on what, and where the run is kept. TensorBoard files are written beside it.
-        on_progress: called from another thread, about twice a second.
+        rows: training rows in place of the task's, where they are too many for one machine.
+        on_progress: called from that thread too, about twice a second.
 
     Returns:
         The weights that validated best and what is known of the run.
@@ -143,48 +133,45 @@ def train_distributed(
         TrainingDiverged: the loss is no longer finite.
         RetryLater: workers died again and again.
     """
+    settings = task.settings
     scaling = _scaling(cluster)
-    feed = shared_feed(rows, batch_rows=settings.batch_rows, seed=settings.seed)
-    checked = shared_feed(validation, batch_rows=settings.batch_rows, seed=settings.seed)
+    dealt = partial(shared_feed, batch_rows=settings.batch_rows, seed=settings.seed)
+    feed = dealt(task.rows if rows is None else rows)
+    checked = None if task.validation is None else dealt(task.validation)
     if scaling.max_workers > feed.lanes:
         raise ConfigError(
             f"batches of {settings.batch_rows} rows can be dealt to at most {feed.lanes} workers, "
             f"not {scaling.max_workers}; let batch_rows be a multiple of the number of workers"
         )
     identity = {
-        "shape": shape.to_json(),
+        "shape": task.shape.to_json(),
         "settings": asdict(settings),
         "rows": feed.rows,
-        "validation": checked.rows,
-        "items": len(catalogue),
+        "validation": None if checked is None else checked.rows,
+        "items": len(task.catalogue),
     }
-    with (
-        tensorboard(f"{cluster.storage}/{cluster.name}/tensorboard") as write,
-        board(_teller(write, on_progress)) as news,
-    ):
+    run = f"{cluster.name}-{task.name}"
+
+    def tell(news: News) -> None:
+        write(news)
+        if isinstance(news, Progress):
+            on_progress(news)
+        else:
+            on_epoch(task.name, news)
+
+    with tensorboard(f"{cluster.storage}/{run}/tensorboard") as write, board(tell) as news:
         job = Job(
-            shape=shape,
+            shape=task.shape,
             settings=settings,
             feed=feed,
             validation=checked,
-            catalogue=ray.put(catalogue),
+            catalogue=ray.put(task.catalogue),
             shard_from_rows=cluster.shard_from_rows,
             save_every_s=cluster.save_every_s,
             fingerprint=fingerprint(identity),
             board=news,
         )
-        return _finished(job, cluster) or _fit(job, scaling, cluster)
-
-
-def _teller(
-    write: Callable[[News], None], on_progress: Callable[[Progress], None] | None
-) -> Callable[[News], None]:
-    def tell(news: News) -> None:
-        write(news)
-        if on_progress is not None and isinstance(news, Progress):
-            on_progress(news)
-
-    return tell
+        return _finished(job, cluster.storage, run) or _fit(job, scaling, cluster.storage, run)
 
 
 def _scaling(cluster: Cluster) -> ScalingConfig:
@@ -215,7 +202,7 @@ def _scaling(cluster: Cluster) -> ScalingConfig:
     )
 
 
-def _fit(job: Job, scaling: ScalingConfig, cluster: Cluster) -> TrainedRun:
+def _fit(job: Job, scaling: ScalingConfig, storage: str | Path, run: str) -> TrainedRun:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     trainer = TorchTrainer(
@@ -224,8 +211,8 @@ def _fit(job: Job, scaling: ScalingConfig, cluster: Cluster) -> TrainedRun:
         scaling_config=scaling,
         torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
         run_config=RunConfig(
-            name=cluster.name,
-            storage_path=str(cluster.storage),
+            name=run,
+            storage_path=str(storage),
             failure_config=FailureConfig(max_failures=_MOST_FAILURES),
             # Each checkpoint also holds the best weights so far.
             checkpoint_config=CheckpointConfig(num_to_keep=1),
@@ -237,7 +224,7 @@ def _fit(job: Job, scaling: ScalingConfig, cluster: Cluster) -> TrainedRun:
         causes = error.worker_failures.values()
         if all(isinstance(cause, RayError) for cause in causes):
             raise RetryLater(
-                f"workers of the run {cluster.name} died {_MOST_FAILURES + 1} times; give them "
+                f"workers of the run {run} died {_MOST_FAILURES + 1} times; give them "
                 "more memory, then run again with the same name to go on from the last checkpoint"
             ) from error
         raise
@@ -246,10 +233,10 @@ def _fit(job: Job, scaling: ScalingConfig, cluster: Cluster) -> TrainedRun:
     return _trained(result)
 
 
-def _finished(job: Job, cluster: Cluster) -> TrainedRun | None:
+def _finished(job: Job, storage: str | Path, run: str) -> TrainedRun | None:
     """The run of this name, if there is nothing left to do for it."""
     try:
-        before = Result.from_path(f"{cluster.storage}/{cluster.name}")
+        before = Result.from_path(f"{storage}/{run}")
     except RuntimeError:  # Ray's word for: there is none
         return None
     if before.checkpoint is None:

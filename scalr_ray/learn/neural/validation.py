@@ -1,44 +1,35 @@
-"""How well a net predicts rows it is not trained on, by one worker or by many together."""
+"""How well a net predicts rows it is not trained on, scored by many workers together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 
-import torch
-
-from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.neural.feed import Feed
-from scalr_ray.learn.neural.peers import Alone, Peers
-from scalr_ray.translator.neural.batch import collate
+from scalr_ray.learn.neural.peers import Peers
 from scalr_ray.translator.neural.candidates import Catalogue
-from scalr_ray.translator.neural.loss import log_likelihood
+from scalr_ray.translator.neural.loss import TEMPERATURES, best_mean, log_likelihood_sums
 from scalr_ray.translator.neural.net import TranslatorNet
 
 
-def mean_log_likelihood(
-    feed: Feed, catalogue: Catalogue, peers: Peers | None = None
+def shared_validation(
+    feed: Feed | None, catalogue: Catalogue, peers: Peers
 ) -> Callable[[TranslatorNet], float]:
-    """What gives a net's mean log-likelihood per query of the feed's rows, nats; 0 at best.
+    """What an epoch is judged by: `tuned_log_likelihood` over the rows of the feed.
 
-    Every worker scores its part of the rows; all get the same value. Nothing is drawn at random
-    that differs from one call to the next.
+    Every worker scores its part of them, against the whole catalogue; all get the same value.
+    Without a feed each epoch is better than the last.
     """
-    together = peers or Alone()
+    if feed is None:
+        epochs = count()
+        return lambda _: float(next(epochs))
+    full = replace(catalogue, negatives=0)
 
     def validate(net: TranslatorNet) -> float:
-        device = next(net.parameters()).device
-        net.eval()
-        total, count = 0.0, 0
-        rows = feed.batches(0, rank=together.rank, workers=together.workers)
-        with torch.no_grad():
-            for step, table in enumerate(rows):
-                batch = collate(table, features=net.shape.user_features)
-                seed = stream_seed("validation", step, together.rank)
-                candidates = catalogue.candidates(batch, seed).to(device)
-                match = net(batch.to(device), candidates)
-                values, visible = log_likelihood(match.float(), candidates)
-                total, count = total + float(values.sum()), count + int(visible.sum())
-        all_values, all_queries = together.total([total, count])
-        return all_values / max(all_queries, 1.0)
+        rows = feed.batches(0, rank=peers.rank, workers=peers.workers)
+        totals, queries = log_likelihood_sums(net, rows, full, TEMPERATURES)
+        *all_totals, all_queries = peers.total([*totals, queries])
+        return best_mean(all_totals, all_queries)
 
     return validate

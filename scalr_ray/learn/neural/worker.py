@@ -32,7 +32,7 @@ from scalr_ray.learn.neural.feed import Feed
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, train_loop
 from scalr_ray.learn.neural.progress import Progress
 from scalr_ray.learn.neural.sharding import clip_gradients, replicate, shard_tables
-from scalr_ray.learn.neural.validation import mean_log_likelihood
+from scalr_ray.learn.neural.validation import shared_validation
 from scalr_ray.translator.neural.batch import Batch
 from scalr_ray.translator.neural.candidates import Candidates
 from scalr_ray.translator.neural.config import NetShape
@@ -54,7 +54,7 @@ class Job:
         shape: of the net.
         settings: of the loop.
         feed: training rows.
-        validation: rows to validate on.
+        validation: rows to validate on; None trains for all epochs.
         catalogue: an ObjectRef of the `Catalogue`.
         shard_from_rows: tables with as many rows are sharded.
         save_every_s: a checkpoint is written after as many seconds, beside those after epochs.
@@ -65,7 +65,7 @@ class Job:
     shape: NetShape
     settings: LoopSettings
     feed: Feed
-    validation: Feed
+    validation: Feed | None
     catalogue: Any
     shard_from_rows: int
     save_every_s: float
@@ -102,7 +102,7 @@ def _train(job: Job) -> None:
     train_loop(
         net,
         partial(job.feed.batches, rank=rank, workers=workers),
-        mean_log_likelihood(job.validation, catalogue, peers),
+        shared_validation(job.validation, catalogue, peers),
         job.settings,
         catalogue=catalogue,
         peers=peers,

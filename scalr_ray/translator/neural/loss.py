@@ -18,7 +18,7 @@ from scalr_ray.translator.neural.candidates import Candidates, Catalogue
 from scalr_ray.translator.neural.net import TranslatorNet
 
 # Temperatures that are tried; none of them is kept, the strength is fitted afterwards.
-_TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 
 
 def log_likelihood(
@@ -82,7 +82,7 @@ def tuned_log_likelihood(
     Raises:
         DataError: no query's item was visible as of the query's time.
     """
-    return _mean_at(net, tables, catalogue, _TEMPERATURES, seed)
+    return _mean_at(net, tables, catalogue, TEMPERATURES, seed)
 
 
 def _mean_at(
@@ -93,6 +93,19 @@ def _mean_at(
     seed: int,
 ) -> float:
     """The mean log-likelihood at the best of the temperatures."""
+    totals, count = log_likelihood_sums(net, tables, catalogue, temperatures, seed=seed)
+    return best_mean(totals, count)
+
+
+def log_likelihood_sums(
+    net: TranslatorNet,
+    tables: Iterable[pa.Table],
+    catalogue: Catalogue,
+    temperatures: Sequence[float],
+    *,
+    seed: int = 0,
+) -> tuple[list[float], int]:
+    """The summed log-likelihood at each of the temperatures, and how many queries count."""
     totals, count = torch.zeros(len(temperatures), dtype=torch.float64), 0
     for position, rows in enumerate(tables):
         match, candidates = _matched(net, rows, catalogue, stream_seed(seed, position))
@@ -100,12 +113,21 @@ def _mean_at(
             values, visible = log_likelihood(match, candidates, temperature=temperature)
             totals[place] += values.double().sum().cpu()
         count += int(visible.sum())
+    return totals.tolist(), count
+
+
+def best_mean(totals: Sequence[float], count: float) -> float:
+    """The mean at the best of the temperatures.
+
+    Raises:
+        DataError: no query counts.
+    """
     if count == 0:
         raise DataError(
             "no target event of the validation window is on an item that was known by then; "
             "move the cuts or import more events"
         )
-    return float(totals.max()) / count
+    return max(totals) / count
 
 
 def query_log_likelihood(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.translator.encode import Vocabulary
-from scalr_ray.translator.histories import EventLists, Users
+from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
 
 VOCABULARY_KEY = b"scalr.vocabulary"
 
@@ -29,14 +29,21 @@ def history_weight(own_events: NDArray[np.int64], decay_events: float) -> NDArra
     return np.asarray(np.exp(-own_events / decay_events))
 
 
-def plan_users(events: TrainingEvents, as_of: datetime, *, decay_events: float) -> pa.Table:
+def plan_users(
+    events: TrainingEvents,
+    as_of: datetime,
+    *,
+    decay_events: float,
+    features: FeaturesAsOf | None = None,
+) -> pa.Table:
     """The users with source history as of `as_of` whose weight does not vanish.
 
     Returns:
         One row per user in order of user code: `user_id`, `user_code` (int64), `weight` (share of
         the scale), `source` (never empty) and `own`: lists of events in order of appearance, each
-        with `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. The schema
-        carries a fingerprint of the vocabularies, because codes mean nothing under other ones.
+        with `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. With
+        `features`, a struct of what is served of the user. The schema carries a fingerprint of the
+        vocabularies, because codes mean nothing under other ones.
     """
     seen = events.as_of(as_of)
     # After an event in the very last microsecond there is no time left for one that follows it.
@@ -55,6 +62,11 @@ def plan_users(events: TrainingEvents, as_of: datetime, *, decay_events: float) 
             "own": _lists(seen.target, chosen, users),
         }
     )
+    if features is not None:
+        served = features(
+            planned["user_id"].combine_chunks(), np.full(len(chosen), to_micros(as_of))
+        )
+        planned = planned.append_column("features", served.to_struct_array())
     vocabulary = vocabulary_fingerprint(events.source_items, events.target_items)
     return planned.replace_schema_metadata({VOCABULARY_KEY: vocabulary})
 
@@ -66,8 +78,14 @@ def vocabulary_fingerprint(source_items: Vocabulary, target_items: Vocabulary) -
 
 def known(users: pa.Table, as_of: datetime) -> Users:
     """The planned users as a translator sees them."""
+    features = None
+    if "features" in users.column_names:
+        features = pa.Table.from_struct_array(users["features"])
     return Users(
-        as_of=to_micros(as_of), source=_event_lists(users["source"]), own=_event_lists(users["own"])
+        as_of=to_micros(as_of),
+        source=_event_lists(users["source"]),
+        own=_event_lists(users["own"]),
+        features=features,
     )
 
 

@@ -17,7 +17,7 @@ from scipy import optimize, sparse
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.learn import TrainingEvents
-from scalr_ray.translator import Translator, Vocabulary, log_scores
+from scalr_ray.translator import Translator, Users, Vocabulary, log_scores
 from scalr_ray.translator.encode import incidence
 from scalr_ray.translator.protocol import log_softmax, mask_entries
 from training.lift import ArmResult
@@ -178,11 +178,8 @@ def popularity_arm(
     return ArmResult.of([_rank(model, test, k)], test.relevant, int(test.rankable.sum()))
 
 
-def translator_arm(
-    translator: Translator, events: TrainingEvents, cut: datetime, test: Holdout, k: int
-) -> ArmResult:
-    """The translator itself as a ranker, as of the cut."""
-    users = events.known(test.users, cut)
+def translator_arm(translator: Translator, users: Users, test: Holdout, k: int) -> ArmResult:
+    """The translator itself as a ranker of the test users, as of what is known of them."""
     top = np.concatenate(
         [
             top_k(

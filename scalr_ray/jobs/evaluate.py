@@ -43,7 +43,7 @@ from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.pull import pull_outcomes
-from scalr_ray.translator import Translator, as_prior, load_translator, log_likelihood
+from scalr_ray.translator import Translator, Users, as_prior, load_translator, log_likelihood
 from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summarise
 from training.mixed import Mix, build_mixed_dataset
 from training.models import Popularity, PopularityConfig
@@ -63,6 +63,7 @@ class _Subject:
     translator: Translator
     events: TrainingEvents
     test: Holdout
+    users: Users
 
 
 def evaluate(
@@ -128,6 +129,7 @@ def _subject(workspace: Workspace, batch_id: str | None) -> _Subject:
         translator=load_translator(Path(record.path)),
         events=events,
         test=test,
+        users=events.known(test.users, batch.as_of, workspace.features_for(record.kind, "user_id")),
     )
 
 
@@ -223,7 +225,7 @@ def _rank(
 ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
     k, prior = workspace.config.evaluation.k, workspace.config.prior
     rankers = {
-        name: translator_arm(model, subject.events, subject.batch.as_of, subject.test, k)
+        name: translator_arm(model, subject.users, subject.test, k)
         for name, model in (
             ("prior", as_prior(subject.translator)),
             ("translator", subject.translator),
@@ -332,10 +334,9 @@ def _calibration(subject: _Subject) -> list[dict[str, float]]:
     """
     bins = len(_CALIBRATION_EDGES) + 1
     mass, hits, pairs = np.zeros(bins), np.zeros(bins), np.zeros(bins)
-    users = subject.events.known(subject.test.users, subject.translator.train_cutoff)
     for part in chunks(len(subject.test.users)):
         relevant = subject.test.relevant[part]
-        about = users.part(part.start, part.stop)
+        about = subject.users.part(part.start, part.stop)
         p = np.exp(log_likelihood(subject.translator, about)).astype(np.float64)
         bucket = np.digitize(p, _CALIBRATION_EDGES)
         events = np.broadcast_to(np.diff(relevant.indptr)[:, None], p.shape)

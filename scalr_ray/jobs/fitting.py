@@ -70,6 +70,7 @@ def fit(workspace: Workspace, stage: Stage) -> Fitted:
         stage.cutoff,
         workspace.config.seed,
         known=stage.visible,
+        features=workspace.features_for("neural", "user_id"),
     )
     return max(tried, key=lambda fitted: mean_likelihood(fitted.on_stage, window))
 
@@ -116,7 +117,8 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
         reports.append({"training": training, **asdict(report)})
         workspace.progress.note(
             f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, "
-            f"validation {report.validation:.4f}, {report.examples / report.seconds:,.0f} examples/s"
+            f"validation {report.validation:.4f}, "
+            f"{report.examples / report.seconds:,.0f} examples/s"
         )
 
     with workspace.progress.stage("Train the neural translator"):
@@ -129,6 +131,8 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
                 alphas=config.translator.alphas,
                 settings=config.translator.neural,
                 seed=config.seed,
+                user_features=workspace.features_for("neural", "user_id"),
+                item_features=workspace.features_for("neural", "item_id"),
             ),
             hidden=stage.hidden,
             on_epoch=on_epoch,

@@ -52,7 +52,12 @@ def generate(workspace: Workspace, *, translator: str | None = None) -> Generate
         _refuse_decided(workspace, settings.batch_id)
         with progress.stage("Pull users and their source events through Feast"):
             events = workspace.training_events(record.train_cutoff)
-            plan = plan_users(events, record.train_cutoff, decay_events=config.weights.decay_events)
+            plan = plan_users(
+                events,
+                record.train_cutoff,
+                decay_events=config.weights.decay_events,
+                features=workspace.features_for(record.kind, "user_id"),
+            )
         destination = Destination(
             staged=workspace.lake.staging_dir(settings.batch_id),
             refused=workspace.layout.rejected / settings.batch_id,

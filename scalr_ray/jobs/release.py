@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal

@@ -134,6 +134,7 @@ def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
             fitted.on_stage,
             workspace.config,
             window_days=fitted.prior.window_days,
+            features=workspace.features_for(fitted.translator.kind, "user_id"),
             advance=advance,
         )
     workspace.progress.note(f"weight {trial.weight_scale:g}; {trial.sentence}")

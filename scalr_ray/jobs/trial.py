@@ -39,7 +39,7 @@ from scalr_ray.jobs.arms import (
 )
 from scalr_ray.jobs.progress import Advance
 from scalr_ray.learn import TrainingEvents
-from scalr_ray.translator import Translator, as_prior
+from scalr_ray.translator import FeaturesAsOf, Translator, as_prior
 from training.models import IALS
 
 _PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
@@ -142,6 +142,7 @@ def run_trial(
     *,
     window_days: int,
     advance: Advance,
+    features: FeaturesAsOf | None = None,
 ) -> Trial:
     """Choose the weights and measure the lift on the validation window.
 
@@ -151,6 +152,7 @@ def run_trial(
         config: of the repository.
         window_days: look-back of the prior of the downstream model.
         advance: called with the number of models just trained, `trainings(config)` in all.
+        features: what Feast serves the translator of users; None where it asks nothing.
     """
     visible = stage.visible
     outcomes = stage.events.target.between(stage.validation_cut, stage.cutoff)
@@ -163,6 +165,7 @@ def run_trial(
         window_days=window_days,
         test=test,
         advance=advance,
+        features=features,
     )
     drawn, placebo = bench.draw(translator, "trial"), bench.draw(as_prior(translator), "placebo")
     real = bench.arm(None)
@@ -228,6 +231,7 @@ class _Bench:
     window_days: int
     test: Holdout
     advance: Advance
+    features: FeaturesAsOf | None
 
     def draw(self, translator: Translator, label: str) -> pa.Table:
         """Events of weight one, for the stripped users and those whose history leaves weight."""
@@ -245,7 +249,12 @@ class _Bench:
             seed=stream_seed(label, config.seed),
         )
         schema = synthetic_event_schema(config.ids.user_id, config.ids.item_id)
-        plan = plan_users(self.events, self.cut, decay_events=config.weights.decay_events)
+        plan = plan_users(
+            self.events,
+            self.cut,
+            decay_events=config.weights.decay_events,
+            features=self.features,
+        )
         stripped = pa.array(self.hidden[plan["user_code"].to_numpy()])
         has_own = pc.greater(pc.list_value_length(plan["own"]), 0)
         plan = plan.filter(pc.or_(stripped, has_own))

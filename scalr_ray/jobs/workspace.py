@@ -23,7 +23,8 @@ from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
 from scalr_ray.offline_store import open_feature_store
-from scalr_ray.offline_store.pull import all_visible_from, pull_events
+from scalr_ray.offline_store.pull import all_visible_from, pull_events, pull_features
+from scalr_ray.translator import FeaturesAsOf
 
 SOURCE_VIEW = "source_events"
 TARGET_VIEW = "target_events"
@@ -110,6 +111,19 @@ class Workspace:
         """Events of the configured target domain, visible as of `as_of`."""
         pulled = pull_events(self.store, TARGET_VIEW, as_of=as_of)
         return pulled.filter(pc.equal(pulled["domain"], self.config.domains.target))
+
+    def features_for(self, kind: str, key: str) -> FeaturesAsOf | None:
+        """What Feast serves a translator of that kind of users or items; None if it asks nothing.
+
+        Args:
+            kind: of the translator; only the neural one reads features.
+            key: `user_id` or `item_id`.
+        """
+        settings = self.config.translator.neural
+        service = settings.features if key == "user_id" else settings.item_features
+        if kind != "neural" or service is None:
+            return None
+        return lambda ids, times: pull_features(self.store, service, key=key, ids=ids, times=times)
 
     def training_events(self, as_of: datetime) -> TrainingEvents:
         """Both domains as of `as_of`, coded."""

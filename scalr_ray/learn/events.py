@@ -21,7 +21,7 @@ from scipy import sparse
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import DataError
 from scalr_ray.translator.encode import Vocabulary, incidence, source_keys
-from scalr_ray.translator.histories import EventLists, Users
+from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,13 +184,22 @@ class TrainingEvents:
             target_log=self.target_log.as_of(moment),
         )
 
-    def known(self, chosen: NDArray[np.int64], moment: datetime) -> Users:
-        """What was visible of the users `chosen` (B,) as of `moment`."""
-        seen, users = self.as_of(moment), len(self.users)
+    def known(
+        self,
+        chosen: NDArray[np.int64],
+        moment: datetime,
+        features: FeaturesAsOf | None = None,
+    ) -> Users:
+        """What was visible of the users `chosen` (B,) as of `moment`, with their features."""
+        seen, users, as_of = self.as_of(moment), len(self.users), to_micros(moment)
+        served = None
+        if features is not None:
+            served = features(self.users.ids.take(pa.array(chosen)), np.full(len(chosen), as_of))
         return Users(
-            as_of=to_micros(moment),
+            as_of=as_of,
             source=seen.source.lists(chosen, users),
             own=seen.target.lists(chosen, users),
+            features=served,
         )
 
     def without_target_of(self, hidden: NDArray[np.bool_]) -> TrainingEvents:

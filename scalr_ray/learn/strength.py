@@ -22,13 +22,12 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from scalr_ray.learn.window import Window
-from scalr_ray.translator.protocol import Translator, as_prior, log_scores, mask_entries
+from scalr_ray.translator.calibration import ScoredUsers, temperature_for
+from scalr_ray.translator.protocol import Translator, as_prior, log_scores
 
 _Z_95 = 1.959964
-_TEMPERATURES = (0.25, 8.0)
 # Evidence that is held at a time while strengths are tried: 512 MB of float32. In a catalogue so
 # large that the users do not fit, the candidates are searched on as many of them as do.
 _HELD_SCORES = 1 << 27
@@ -65,40 +64,6 @@ class _Tried(Generic[T]):
 
     translator: T
     likelihood: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Scores:
-    """What the likelihood of some users' events needs at any temperature.
-
-    Attributes:
-        shifted: (B, I) log scores less the largest of the row, -inf where owned.
-        user: (M,) row of each event.
-        hit: (M,) the shifted score of each event's item.
-        events: (B,) number of events.
-    """
-
-    shifted: NDArray[np.float32]
-    user: NDArray[np.int64]
-    hit: NDArray[np.float64]
-    events: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, scores: NDArray[np.float32], window: Window) -> _Scores:
-        """Of log scores (B, I), which are changed in place."""
-        mask_entries(scores, window.own)
-        scores -= scores.max(axis=1, keepdims=True)
-        events = np.diff(window.relevant.indptr)
-        user = np.repeat(np.arange(len(events)), events)
-        hit = scores[user, window.relevant.indices].astype(np.float64)
-        return cls(shifted=scores, user=user, hit=hit, events=events)
-
-    def likelihood(self, temperature: float) -> NDArray[np.float64]:
-        """(B,) mean log-likelihood per event of each user, nats."""
-        scaled = self.shifted * np.float32(1.0 / temperature)
-        log_z = np.log(np.exp(scaled, out=scaled).sum(axis=1, dtype=np.float64))
-        value = self.hit / temperature - log_z[self.user]
-        return np.asarray(np.bincount(self.user, weights=value) / self.events)
 
 
 def choose_strength(
@@ -149,9 +114,7 @@ def _search(
     """The best strength and the prior's, each on the first part, on the second, and on both."""
     chunks = [list(part.chunks()) for part in parts]
     prior = as_prior(candidates[0])
-    plain = [
-        [_Scores.of(log_scores(prior, chunk.users), chunk) for chunk in part] for part in chunks
-    ]
+    plain = [[_scored(log_scores(prior, chunk.users), chunk) for chunk in part] for part in chunks]
     priors = _at_best_temperatures(partial(candidates[0].tuned, alpha=0.0), plain)
     best = list(priors)
     for candidate in candidates:
@@ -159,7 +122,7 @@ def _search(
         for alpha in sorted(set(alphas) - {0.0}):
             scores = [
                 [
-                    _Scores.of(np.float32(alpha) * held + candidate.log_prior, chunk)
+                    _scored(np.float32(alpha) * held + candidate.log_prior, chunk)
                     for held, chunk in zip(of_part, part, strict=True)
                 ]
                 for of_part, part in zip(evidence, chunks, strict=True)
@@ -173,40 +136,28 @@ def _search(
 
 
 def _at_best_temperatures(
-    tuned: Callable[..., T], parts: Sequence[Sequence[_Scores]]
+    tuned: Callable[..., T], parts: Sequence[Sequence[ScoredUsers]]
 ) -> list[_Tried[T]]:
     """At the temperature that suits best: on each part, then on all of them."""
     tried = []
     for scores in (*parts, [chunk for part in parts for chunk in part]):
-        temperature, likelihood = _best_temperature(scores)
+        temperature, likelihood = temperature_for(scores)
         tried.append(_Tried(translator=tuned(temperature=temperature), likelihood=likelihood))
     return tried
-
-
-def _best_temperature(scores: Sequence[_Scores]) -> tuple[float, float]:
-    """The temperature of the largest mean log-likelihood over users, and that mean."""
-
-    def loss(log_temperature: float) -> float:
-        temperature = float(np.exp(log_temperature))
-        return -float(np.concatenate([part.likelihood(temperature) for part in scores]).mean())
-
-    low, high = np.log(_TEMPERATURES)
-    found = optimize.minimize_scalar(
-        loss, bounds=(low, high), method="bounded", options={"xatol": 0.03}
-    )
-    return float(np.exp(found.x)), -float(found.fun)
 
 
 def _likelihood(translator: Translator, window: Window) -> NDArray[np.float64]:
     """(B,) mean log-likelihood per event of each user at the translator's temperature, nats."""
     return np.concatenate(
         [
-            _Scores.of(log_scores(translator, chunk.users), chunk).likelihood(
-                translator.temperature
-            )
+            _scored(log_scores(translator, chunk.users), chunk).likelihood(translator.temperature)
             for chunk in window.chunks()
         ]
     )
+
+
+def _scored(scores: NDArray[np.float32], window: Window) -> ScoredUsers:
+    return ScoredUsers.of(scores, own=window.own, relevant=window.relevant)
 
 
 def _z_value(difference: NDArray[np.float64]) -> float:

@@ -18,7 +18,7 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.translator.encode import incidence
-from scalr_ray.translator.histories import Users
+from scalr_ray.translator.histories import FeaturesAsOf, Users
 
 _MIN_USERS = 20
 _CHUNK_USERS = 256
@@ -29,7 +29,7 @@ class Window:
     """Users with a source event before a window and a new, by then known item within it.
 
     Attributes:
-        users: what was visible of them (B) as of the start.
+        users: what was visible of them as of the start.
         own: (B, I) 0/1, their items as of the start.
         relevant: (B, I) 0/1, their new items in the window.
     """
@@ -43,7 +43,11 @@ class Window:
 
     def rows(self, keep: NDArray[np.int64]) -> Window:
         """The users at the positions `keep`, in that order."""
-        return Window(users=self.users.take(keep), own=self.own[keep], relevant=self.relevant[keep])
+        return Window(
+            users=self.users.take(keep),
+            own=self.own[keep],
+            relevant=self.relevant[keep],
+        )
 
     def chunks(self) -> Iterator[Window]:
         """The window in parts whose dense scores fit into memory."""
@@ -63,6 +67,7 @@ def validation_window(
     seed: int,
     *,
     known: TrainingEvents | None = None,
+    features: FeaturesAsOf | None = None,
 ) -> Window:
     """The window [start, end), its users in the order of a hash of their ids.
 
@@ -74,6 +79,7 @@ def validation_window(
         end: of the window.
         seed: of the hash.
         known: what is known as of `start`, under the same codes; None takes it from `events`.
+        features: what is served of users; None where nothing is asked.
 
     Raises:
         DataError: there are too few users to validate on.
@@ -92,7 +98,11 @@ def validation_window(
         )
     codes = codes[_hash_order(events.users.ids.take(pa.array(codes)).to_pylist(), seed)]
     relevant = incidence(later.users, later.items, own.shape)
-    return Window(users=before.known(codes, start), own=own[codes], relevant=relevant[codes])
+    return Window(
+        users=before.known(codes, start, features),
+        own=own[codes],
+        relevant=relevant[codes],
+    )
 
 
 def _hash_order(users: Sequence[object], seed: int) -> NDArray[np.int64]:

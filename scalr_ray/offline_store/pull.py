@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from feast import FeatureStore
-from feast.errors import FeatureViewNotFoundException
+from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
+from numpy.typing import NDArray
 
 from scalr_ray.core.errors import ConfigError, UsageError
-from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, TIMESTAMP
 
 # Far enough for any event log; Feast wants an upper bound.
 _END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
@@ -62,6 +64,44 @@ def pull_outcomes(store: FeatureStore, view: str, *, start: datetime) -> pa.Tabl
     pulled = _event_set(store, view, end=_END_OF_TIME, known=False)
     cut = pa.scalar(start, pulled.schema.field(EVENT_TIMESTAMP).type)
     return pulled.filter(pc.greater_equal(pulled[EVENT_TIMESTAMP], cut))
+
+
+def pull_features(
+    store: FeatureStore, service: str, *, key: str, ids: pa.Array, times: NDArray[np.int64]
+) -> pa.Table:
+    """What a feature service serves of entities, each as of a time of its own.
+
+    Args:
+        store: an opened feature store.
+        service: name of a feature service, all of whose views have the entity `key`.
+        key: the join key.
+        ids: (N,) entity ids.
+        times: (N,) microseconds since 1970; only what was available by then is served.
+
+    Returns:
+        (N rows) the features, in the order of the ids.
+
+    Raises:
+        UsageError: the service is not registered, or one of its views has other entities.
+    """
+    try:
+        registered = store.get_feature_service(service)
+    except FeatureServiceNotFoundException as error:
+        raise UsageError(
+            f"feature service {service} is not registered; run `scalr apply`"
+        ) from error
+    rows = pa.table({key: ids, EVENT_TIMESTAMP: pa.array(times).cast(TIMESTAMP)})
+    for projection in registered.feature_view_projections:
+        keys = store.get_feature_view(projection.name).join_keys
+        if keys != [key]:
+            raise UsageError(
+                f"view {projection.name} of feature service {service} has the keys {keys}; only "
+                f"views of [{key!r}] can be served here"
+            )
+    job = store.get_historical_features(
+        entity_df=rows, features=registered, filter_by_created_timestamp=True
+    )
+    return job.to_arrow().drop_columns([key, EVENT_TIMESTAMP])
 
 
 def all_visible_from(store: FeatureStore, views: tuple[str, ...]) -> datetime | None:

@@ -12,7 +12,7 @@ Feast; arrays come in, arrays go out.
 
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength, count_users
-from scalr_ray.translator.histories import EventLists, Users
+from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
 from scalr_ray.translator.prior import recent_popularity
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.protocol import Translator, as_prior, log_likelihood, log_scores
@@ -20,6 +20,7 @@ from scalr_ray.translator.storage import load_translator, save_translator
 
 __all__ = [
     "EventLists",
+    "FeaturesAsOf",
     "FrequencyTranslator",
     "PriorMix",
     "Strength",

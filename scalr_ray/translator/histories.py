@@ -12,12 +12,16 @@ Legend: B users, N events of all of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
+
+# Ids (N,) and times (N,) in microseconds to what is served of them, N rows, each as of its time.
+FeaturesAsOf = Callable[[pa.Array, NDArray[np.int64]], pa.Table]
 
 
 @dataclass(frozen=True, kw_only=True)

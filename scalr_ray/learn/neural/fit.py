@@ -30,8 +30,10 @@ from scalr_ray.learn.neural.examples import training_queries, training_rows
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, shuffled, train_loop
 from scalr_ray.learn.strength import choose_strength
 from scalr_ray.learn.window import validation_window
+from scalr_ray.translator.histories import FeaturesAsOf
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
+from scalr_ray.translator.neural.features import FeatureSpec
 from scalr_ray.translator.neural.loss import tuned_log_likelihood
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
@@ -90,12 +92,16 @@ class NeuralFit:
         alphas: exponents of the evidence to try; 0 is always tried.
         settings: of net and training.
         seed: of everything random.
+        user_features: what Feast serves of users as of times; None without.
+        item_features: what it serves of target items; None without.
     """
 
     mix: PriorMix
     alphas: Sequence[float]
     settings: NeuralSettings
     seed: int
+    user_features: FeaturesAsOf | None = None
+    item_features: FeaturesAsOf | None = None
 
 
 Train = Callable[[TrainingTask, OnEpoch], TrainedNet]
@@ -167,14 +173,17 @@ def fit_neural(
     if hidden is not None:
         stripped = hidden[events.users.codes(visible.users.ids)]
         before = before.without_target_of(stripped)
-    fitting = _Fitting(mix=how.mix, settings=how.settings, seed=how.seed)
+    fitting = _Fitting(how)
     inner = _inner_cut(before)
     task = fitting.task("validation", before, inner, validation_cut)
     trained = train(task, on_epoch)
     first = fitting.translator(task, trained, before, validation_cut)
-    window = validation_window(visible, validation_cut, cutoff, how.seed, known=before)
+    window = validation_window(
+        visible, validation_cut, cutoff, how.seed, known=before, features=how.user_features
+    )
     chosen = choose_strength([first], window, alphas=how.alphas)
-    fixed = replace(fitting, settings=how.settings.model_copy(update={"epochs": trained.epochs}))
+    settings = how.settings.model_copy(update={"epochs": trained.epochs})
+    fixed = _Fitting(replace(how, settings=settings))
     task = fixed.task("final", visible, cutoff, None)
     last = fixed.translator(task, train(task, on_epoch), visible, cutoff)
     at = chosen.translator
@@ -185,47 +194,49 @@ def fit_neural(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Fitting:
     """What both trainings have in common."""
 
-    mix: PriorMix
-    settings: NeuralSettings
-    seed: int
+    how: NeuralFit
 
     def task(
         self, name: str, events: TrainingEvents, cut: datetime, until: datetime | None
     ) -> TrainingTask:
         """Train on target events before `cut`; stop by those in [cut, until), if that is given."""
-        settings, length = self.settings, self.settings.length
-        rows = training_rows(events, start=EPOCH, end=cut, length=length)
-        validation = None
-        if until is not None:
-            validation = training_rows(events, start=cut, end=until, length=length, as_of=cut)
-        items = len(events.target_items)
-        asked = training_queries(events, start=EPOCH, end=cut)["item"].to_numpy()
+        settings, items = self.how.settings, len(events.target_items)
+        queries = training_queries(events, start=EPOCH, end=cut)
+        served = self._of_users(events.users.ids.take(queries["user"]), np.asarray(queries["time"]))
+        of_items = self._of_items(events.target_items.ids, cut)
+        shape = NetShape(
+            source_items=len(events.source_items),
+            target_items=items,
+            event_types=len(events.event_types),
+            length=settings.length,
+            width=settings.width,
+            layers=settings.layers,
+            heads=settings.heads,
+            dropout=settings.dropout,
+            id_dropout=settings.id_dropout,
+            user_features=None if served is None else FeatureSpec.fit(served),
+            item_features=None if of_items is None else FeatureSpec.fit(of_items),
+        )
+        asked = np.bincount(np.asarray(queries["item"]), minlength=items)
         return TrainingTask(
             name=name,
-            shape=NetShape(
-                source_items=len(events.source_items),
-                target_items=items,
-                event_types=len(events.event_types),
-                length=length,
-                width=settings.width,
-                layers=settings.layers,
-                heads=settings.heads,
-                dropout=settings.dropout,
-                id_dropout=settings.id_dropout,
-            ),
-            settings=self._loop(until is not None),
+            shape=shape,
+            settings=self._loop(stops_early=until is not None),
             catalogue=Catalogue(
                 prior=self._index(events),
                 first_seen=first_sightings(events),
-                shares=np.bincount(asked, minlength=items) / len(asked),
+                shares=asked / max(asked.sum(), 1),
                 negatives=_negatives(settings, items),
+                features=_encoded(shape.item_features, of_items),
             ),
-            rows=rows,
-            validation=validation,
+            rows=training_rows(
+                events, start=EPOCH, end=cut, length=settings.length, features=served
+            ),
+            validation=None if until is None else self._validation(events, cut, until),
         )
 
     def translator(
@@ -235,6 +246,7 @@ class _Fitting:
         net = TranslatorNet(task.shape)
         net.load_state_dict(trained.weights)
         seen = events.as_of(cut)
+        of_items = self._of_items(events.target_items.ids, cut)
         return NeuralTranslator(
             net=net.eval(),
             train_cutoff=cut,
@@ -244,7 +256,29 @@ class _Fitting:
             log_prior=self._index(seen).log_prior_all(to_micros(cut)),
             first_seen=first_sightings(seen),
             delays=delay_quantiles(seen.source, seen.target),
+            item_features=_encoded(task.shape.item_features, of_items),
         )
+
+    def _validation(self, events: TrainingEvents, cut: datetime, until: datetime) -> pa.Table:
+        """Rows of the target events in [cut, until), all asked as of `cut`."""
+        queries = training_queries(events, start=cut, end=until)
+        times = np.full(queries.num_rows, to_micros(cut))
+        return training_rows(
+            events,
+            start=cut,
+            end=until,
+            length=self.how.settings.length,
+            as_of=cut,
+            features=self._of_users(events.users.ids.take(queries["user"]), times),
+        )
+
+    def _of_users(self, ids: pa.Array, times: NDArray[np.int64]) -> pa.Table | None:
+        ask = self.how.user_features
+        return None if ask is None else ask(_flat(ids), times)
+
+    def _of_items(self, ids: pa.Array, cut: datetime) -> pa.Table | None:
+        ask = self.how.item_features
+        return None if ask is None else ask(ids, np.full(len(ids), to_micros(cut)))
 
     def _index(self, events: TrainingEvents) -> PopularityIndex:
         target = events.target
@@ -253,11 +287,11 @@ class _Fitting:
             target.times,
             target.known_from,
             items=len(events.target_items),
-            mix=self.mix,
+            mix=self.how.mix,
         )
 
-    def _loop(self, stops_early: bool) -> LoopSettings:  # noqa: FBT001 - reads as a sentence
-        settings = self.settings
+    def _loop(self, *, stops_early: bool) -> LoopSettings:
+        settings = self.how.settings
         return LoopSettings(
             epochs=settings.epochs,
             batch_rows=settings.batch_rows,
@@ -268,7 +302,7 @@ class _Fitting:
             bf16=True,
             compile=settings.compile,
             patience=settings.patience if stops_early else settings.epochs,
-            seed=self.seed,
+            seed=self.how.seed,
         )
 
 
@@ -276,6 +310,14 @@ def _negatives(settings: NeuralSettings, items: int) -> int:
     if settings.negatives == "auto":
         return 0 if items <= _FULL_CATALOGUE else _FULL_CATALOGUE
     return settings.negatives
+
+
+def _encoded(spec: FeatureSpec | None, table: pa.Table | None) -> dict[str, Tensor] | None:
+    return None if spec is None or table is None else spec.encode(table)
+
+
+def _flat(ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    return ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
 
 
 def _inner_cut(events: TrainingEvents) -> datetime:

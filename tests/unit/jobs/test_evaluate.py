@@ -32,7 +32,14 @@ ITEMS = ("a", "b", "c")
 
 
 def subject(translator: FrequencyTranslator, events: TrainingEvents, test: Holdout) -> _Subject:
-    return _Subject(batch=None, record=None, translator=translator, events=events, test=test)
+    return _Subject(
+        batch=None,
+        record=None,
+        translator=translator,
+        events=events,
+        test=test,
+        users=None if test is None else events.known(test.users, translator.train_cutoff),
+    )
 
 
 def everybody(users: int, known: np.ndarray, relevant: np.ndarray) -> Holdout:

@@ -308,15 +308,3 @@ def make_optimizer(net: nn.Module, settings: LoopSettings) -> torch.optim.AdamW:
         lr=settings.learning_rate,
         betas=(0.9, 0.98),
     )
-
-
-def shuffled(rows: pa.Table, settings: LoopSettings) -> Callable[[int], Iterator[pa.Table]]:
-    """Batches of rows that lie in memory, in an order that depends on (seed, epoch) alone."""
-
-    def batches(epoch: int) -> Iterator[pa.Table]:
-        keys = keyed_uniform(stream_seed("order", settings.seed, epoch), np.arange(rows.num_rows))
-        order = np.argsort(keys, kind="stable")
-        for at in range(0, len(order), settings.batch_rows):
-            yield rows.take(pa.array(order[at : at + settings.batch_rows]))
-
-    return batches

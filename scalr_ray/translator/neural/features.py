@@ -13,7 +13,7 @@ A spec is fitted on training data, is plain JSON, and turns any table with the s
 tensors. Columns that cannot be used are left out with a note. An integer is a number, so cast ids
 to text.
 
-Legend: N rows, D width, E length of a vector.
+Legend: N rows, E length of a vector.
 """
 
 from __future__ import annotations
@@ -27,15 +27,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - the name that PyTorch gives it
+from torch import Tensor
 
 from scalr_ray.core.errors import DataError
 
 Kind = Literal["number", "boolean", "category", "bag", "vector"]
 
 # Codes of a vocabulary begin after these.
-_UNKNOWN, _NULL, _FIRST = 0, 1, 2
+_UNKNOWN, _NULL, FIRST_CODE = 0, 1, 2
 _MOST_VALUES = 16_384
 _MOST_ELEMENTS = 16
 _LARGEST = 10.0  # standard deviations that a number may lie off
@@ -80,7 +79,7 @@ class Column:
     def _codes(self, column: pa.Array) -> NDArray[np.int64]:
         text = column.cast(pa.string())
         found = pc.index_in(text, value_set=pa.array(self.values, pa.string()))
-        codes = np.asarray(pc.fill_null(found.cast(pa.int64()), _UNKNOWN - _FIRST)) + _FIRST
+        codes = np.asarray(pc.fill_null(found.cast(pa.int64()), _UNKNOWN - FIRST_CODE)) + FIRST_CODE
         codes[np.asarray(pc.is_null(text))] = _NULL
         return np.asarray(codes)
 
@@ -89,7 +88,7 @@ class Column:
         place = np.arange(len(row)) - np.searchsorted(row, row)
         codes = self._codes(flat)
         bags = np.zeros((len(column), _MOST_ELEMENTS), dtype=np.int64)
-        kept = (place < _MOST_ELEMENTS) & (codes >= _FIRST)
+        kept = (place < _MOST_ELEMENTS) & (codes >= FIRST_CODE)
         bags[row[kept], place[kept]] = codes[kept]
         return torch.from_numpy(bags)
 
@@ -178,54 +177,6 @@ class FeatureSpec:
             Column(**{**column, "values": tuple(column["values"])}) for column in plain["columns"]
         )
         return cls(columns=tuple(columns), notes=tuple(plain["notes"]))
-
-
-class FeatureNet(nn.Module):
-    """Encoded features to one vector: a sum over columns, then one hidden layer beside it.
-
-    Args:
-        spec: of the columns.
-        width: D.
-    """
-
-    def __init__(self, spec: FeatureSpec, width: int) -> None:
-        super().__init__()
-        self.names = [column.name for column in spec.columns]
-        self.parts = nn.ModuleList(_part(column, width) for column in spec.columns)
-        self.mix = nn.Linear(width, width)
-
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Encoded features of N rows to (N, D)."""
-        total = torch.stack(
-            [part(features[name]) for name, part in zip(self.names, self.parts, strict=True)]
-        ).sum(dim=0)
-        out: Tensor = total + self.mix(F.silu(total))
-        return out
-
-
-class _BagMean(nn.Module):
-    """The mean of the embeddings of a bag's codes; 0 for an empty one."""
-
-    def __init__(self, codes: int, width: int) -> None:
-        super().__init__()
-        self.table = nn.Embedding(codes, width)
-
-    def forward(self, codes: Tensor) -> Tensor:
-        present = (codes >= _FIRST).to(self.table.weight.dtype)[..., None]
-        total: Tensor = (self.table(codes) * present).sum(dim=-2)
-        return total / present.sum(dim=-2).clamp(min=1.0)
-
-
-def _part(column: Column, width: int) -> nn.Module:
-    match column.kind:
-        case "number" | "boolean":
-            return nn.Linear(2, width, bias=False)
-        case "category":
-            return nn.Embedding(len(column.values) + _FIRST, width)
-        case "bag":
-            return _BagMean(len(column.values) + _FIRST, width)
-        case "vector":
-            return nn.Linear(column.size + 1, width, bias=False)
 
 
 def _fit(name: str, column: pa.Array) -> Column | str:

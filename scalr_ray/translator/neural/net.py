@@ -14,7 +14,8 @@ from scalr_ray.translator.neural.batch import TARGET_SIDE, Batch
 from scalr_ray.translator.neural.candidates import AGE_DAYS, Candidates
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.encoder import Encoder
-from scalr_ray.translator.neural.features import FeatureNet, FeatureSpec
+from scalr_ray.translator.neural.feature_net import FeatureNet
+from scalr_ray.translator.neural.features import FeatureSpec
 
 # Log gaps in days are interpolated between these knots: none, 1, 3, 7, 20, 55, 148, 400, 1100 days.
 _GAP_KNOTS = tuple(float(knot) for knot in range(9))

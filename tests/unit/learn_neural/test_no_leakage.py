@@ -13,7 +13,8 @@ from neural_worlds import Event, catalogue_of, coded, day, net_of, pairs, stirre
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.neural.examples import training_rows
-from scalr_ray.learn.neural.loop import LoopSettings, shuffled, train_loop
+from scalr_ray.learn.neural.feed import table_feed
+from scalr_ray.learn.neural.loop import LoopSettings, train_loop
 from scalr_ray.translator.neural.batch import Batch, collate
 from scalr_ray.translator.neural.loss import log_likelihood, tuned_log_likelihood
 
@@ -105,7 +106,13 @@ def gain(source: list[Event], target: list[Event]) -> float:
         return tuned_log_likelihood(trained, [checked], catalogue)
 
     prior = validate(net)
-    train_loop(net, shuffled(learned, how), validate, how, catalogue=catalogue)
+    train_loop(
+        net,
+        table_feed(learned, batch_rows=how.batch_rows, seed=how.seed).batches,
+        validate,
+        how,
+        catalogue=catalogue,
+    )
     return validate(net) - prior
 
 

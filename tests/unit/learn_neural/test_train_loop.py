@@ -10,7 +10,8 @@ from neural_worlds import catalogue_of, coded, day, net_of, pairs
 from scalr_ray.core.errors import DataError, TrainingDiverged
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.neural.examples import training_rows
-from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, shuffled, train_loop
+from scalr_ray.learn.neural.feed import table_feed
+from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, train_loop
 from scalr_ray.translator.neural.loss import mean_log_likelihood, tuned_log_likelihood
 from scalr_ray.translator.neural.net import TranslatorNet
 
@@ -37,7 +38,7 @@ class Task:
         states: list[LoopState] = []
         last = train_loop(
             net,
-            shuffled(self.learned, how),
+            table_feed(self.learned, batch_rows=how.batch_rows, seed=how.seed).batches,
             self.validate,
             how,
             catalogue=self.catalogue,
@@ -134,7 +135,7 @@ def test_rows_without_any_known_item_are_named():
     with pytest.raises(DataError, match="no target event to learn from"):
         train_loop(
             net_of(task.world),
-            shuffled(nobody_knew, HOW),
+            table_feed(nobody_knew, batch_rows=HOW.batch_rows, seed=0).batches,
             task.validate,
             HOW,
             catalogue=task.catalogue,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.translator.neural.features import FeatureNet, FeatureSpec
+from scalr_ray.translator.neural.feature_net import FeatureNet
+from scalr_ray.translator.neural.features import FeatureSpec
 
 TABLE = pa.table(
     {

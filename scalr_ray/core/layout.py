@@ -7,6 +7,7 @@
                   features/{user_source_features,item_popularity}/part-*.parquet
                   warehouse/                 the Iceberg table of synthetic events, staged batches
                   translators/<version>/     safetensors, JSON, parquet
+                  training/<run>-<stage>/    checkpoints and TensorBoard files of neural trainings
                   rejected/                  rows set aside, with the reason
 ```
 """
@@ -52,6 +53,11 @@ class Layout:
     def translators(self) -> Path:
         """One folder per translator version."""
         return self.data / "translators"
+
+    @property
+    def training(self) -> Path:
+        """One folder per training of a net: where it stands, and TensorBoard files."""
+        return self.data / "training"
 
     @property
     def rejected(self) -> Path:

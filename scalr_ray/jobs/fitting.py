@@ -8,9 +8,11 @@ without them; a network, which takes long to train, learns without them from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import (
@@ -23,9 +25,11 @@ from scalr_ray.learn import (
     translator_as_of,
     validation_window,
 )
+from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:
+    from scalr_ray.learn.neural.fit import OnEpoch, TrainedNet, TrainingTask
     from scalr_ray.learn.neural.loop import EpochReport
 
 
@@ -111,36 +115,64 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
 def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
     from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 
-    config, reports = workspace.config, list[dict[str, Any]]()
-
-    def on_epoch(training: str, report: EpochReport) -> None:
-        reports.append({"training": training, **asdict(report)})
-        workspace.progress.note(
-            f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, "
-            f"validation {report.validation:.4f}, "
-            f"{report.examples / report.seconds:,.0f} examples/s"
-        )
-
+    config = workspace.config
+    how = NeuralFit(
+        mix=prior.mix,
+        alphas=config.translator.alphas,
+        settings=config.translator.neural,
+        seed=config.seed,
+        user_features=workspace.features_for("neural", "user_id"),
+        item_features=workspace.features_for("neural", "item_id"),
+    )
+    trainings: dict[str, Any] = {}
     with workspace.progress.stage("Train the neural translator"):
         fitted = fit_neural(
             stage.events,
             validation_cut=stage.validation_cut,
             cutoff=stage.cutoff,
-            how=NeuralFit(
-                mix=prior.mix,
-                alphas=config.translator.alphas,
-                settings=config.translator.neural,
-                seed=config.seed,
-                user_features=workspace.features_for("neural", "user_id"),
-                item_features=workspace.features_for("neural", "item_id"),
-            ),
+            how=how,
             hidden=stage.hidden,
-            on_epoch=on_epoch,
+            train=partial(_train, workspace, stage, trainings),
+            on_epoch=partial(_note_epoch, workspace),
         )
     return Fitted(
         translator=fitted.translator,
         on_stage=fitted.at_validation,
         chosen=fitted.chosen,
         prior=prior,
-        measured={"epochs": reports},
+        measured={"trainings": trainings},
+    )
+
+
+def _train(
+    workspace: Workspace,
+    stage: Stage,
+    trainings: dict[str, Any],
+    task: TrainingTask,
+    on_epoch: OnEpoch,
+) -> TrainedNet:
+    """Train on Ray, or in this process where no workers are wanted; what it took is kept."""
+    from scalr_ray.learn.neural.fit import train_here
+
+    config = workspace.config
+    workers = config.translator.neural.workers
+    if workers == 0:
+        trained = train_here(task, on_epoch)
+    else:
+        from scalr_ray.learn.neural.distributed import Cluster, train_distributed
+
+        identity = [config.fingerprint, stage.cutoff, task.rows.num_rows]
+        cluster = Cluster(
+            storage=workspace.layout.training, name=fingerprint(identity, 16), workers=workers
+        )
+        with ray_session(config.resources.cpus):
+            trained = train_distributed(task, on_epoch, cluster=cluster)
+    trainings[task.name] = trained.metrics
+    return trained
+
+
+def _note_epoch(workspace: Workspace, training: str, report: EpochReport) -> None:
+    workspace.progress.note(
+        f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, "
+        f"validation {report.validation:.4f}, {report.examples / report.seconds:,.0f} examples/s"
     )

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -88,18 +88,10 @@ class TrainedRun(TrainedNet):
     peak_memory_bytes: int
 
     @property
-    def metrics(self) -> dict[str, float | list[float]]:
+    def metrics(self) -> dict[str, Any]:
         """What the ledger keeps of the run."""
-        seconds = sum(report.seconds for report in self.reports)
-        return {
-            "loss": [report.loss for report in self.reports],
-            "validation": [report.validation for report in self.reports],
-            "best_validation": max(report.validation for report in self.reports),
-            "examples_per_s": sum(report.examples for report in self.reports) / seconds,
-            "seconds": seconds,
-            "workers": self.workers,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
+        took = {"workers": self.workers, "peak_memory_bytes": self.peak_memory_bytes}
+        return super().metrics | took
 
 
 def train_distributed(
@@ -166,6 +158,7 @@ def train_distributed(
             feed=feed,
             validation=checked,
             catalogue=ray.put(task.catalogue),
+            threads=cluster.cpus_per_worker,
             shard_from_rows=cluster.shard_from_rows,
             save_every_s=cluster.save_every_s,
             fingerprint=fingerprint(identity),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import count
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,8 @@ from scalr_ray.learn.counts import delay_quantiles, first_sightings
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator
 from scalr_ray.learn.neural.examples import training_queries, training_rows
-from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, shuffled, train_loop
+from scalr_ray.learn.neural.feed import table_feed
+from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
 from scalr_ray.learn.strength import choose_strength
 from scalr_ray.learn.window import validation_window
 from scalr_ray.translator.histories import FeaturesAsOf
@@ -82,6 +84,18 @@ class TrainedNet:
         """How many epochs led to the weights."""
         return 1 + max(report.epoch for report in self.reports if report.best)
 
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the ledger keeps of the training."""
+        seconds = sum(report.seconds for report in self.reports)
+        return {
+            "loss": [report.loss for report in self.reports],
+            "validation": [report.validation for report in self.reports],
+            "best_validation": max(report.validation for report in self.reports),
+            "examples_per_s": sum(report.examples for report in self.reports) / seconds,
+            "seconds": seconds,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralFit:
@@ -111,9 +125,11 @@ def train_here(task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
     """Train in this process, on its GPU if it has one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = new_net(task).to(device)
+    settings = task.settings
+    feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
     state = train_loop(
         net,
-        shuffled(task.rows, task.settings),
+        feed.batches,
         validation_of(task),
         task.settings,
         catalogue=task.catalogue,

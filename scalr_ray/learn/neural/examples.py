@@ -82,6 +82,7 @@ def training_rows(
             "feature service for one row per query"
         )
     if as_of is not None:
+        assert as_of <= start, "an event must not be asked about when it is known"
         asked = pa.array(np.full(queries.num_rows, to_micros(as_of)))
         queries = queries.set_column(queries.column_names.index("time"), "time", asked)
     tokens = _Tokens.of(events, to_micros(as_of or end))
@@ -107,14 +108,9 @@ class _Tokens:
     @classmethod
     def of(cls, events: TrainingEvents, end: int) -> _Tokens:
         """The tokens that some time up to `end` may see."""
-        sides = [
-            _Side.of(events.source_log, SOURCE_SIDE, end),
-            _Side.of(events.target_log, TARGET_SIDE, end),
-        ]
-        joined = {
-            name: np.concatenate([side.columns[name] for side in sides])
-            for name in sides[0].columns
-        }
+        source = _side_columns(events.source_log, SOURCE_SIDE, end)
+        target = _side_columns(events.target_log, TARGET_SIDE, end)
+        joined = {name: np.concatenate((source[name], target[name])) for name in source}
         users, appears = joined.pop("user"), joined.pop("appear")
         # Stable: at equal appearance source comes first, and each side keeps its order.
         order = np.lexsort((appears, users))
@@ -138,33 +134,25 @@ class _Tokens:
         return counts[len(token_users) :] - self.offsets[users]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Side:
-    """The events of one side that are tokens, in order of appearance."""
-
-    columns: dict[str, NDArray[np.generic]]
-
-    @classmethod
-    def of(cls, log: CodedEvents, side: int, end: int) -> _Side:
-        appears = log.appear
-        order = np.argsort(appears, kind="stable")
-        order = order[appears[order] <= end]
-        # A repeat says nothing new. What counts is which appears first, as anybody would have it
-        # who looks at any time.
-        pairs = log.users[order] * (int(log.items.max(initial=0)) + 1) + log.items[order]
-        _, first = np.unique(pairs, return_index=True)
-        kept = order[np.sort(first)]
-        return cls(
-            columns={
-                "user": log.users[kept],
-                "appear": appears[kept],
-                "token_item": log.items[kept].astype(np.int32),
-                "token_side": np.full(len(kept), side, dtype=np.int8),
-                "token_type": log.types[kept].astype(np.int16),
-                "token_time": log.times[kept],
-                "token_value": log.values[kept],
-            }
-        )
+def _side_columns(log: CodedEvents, side: int, end: int) -> dict[str, NDArray[np.generic]]:
+    """The events of one side that are tokens, in order of appearance; columns of equal length."""
+    appears = log.appear
+    order = np.argsort(appears, kind="stable")
+    order = order[appears[order] <= end]
+    # A repeat says nothing new. What counts is which appears first, as anybody would have it who
+    # looks at any time.
+    pairs = log.users[order] * (int(log.items.max(initial=0)) + 1) + log.items[order]
+    _, first = np.unique(pairs, return_index=True)
+    kept = order[np.sort(first)]
+    return {
+        "user": log.users[kept],
+        "appear": appears[kept],
+        "token_item": log.items[kept].astype(np.int32),
+        "token_side": np.full(len(kept), side, dtype=np.int8),
+        "token_type": log.types[kept].astype(np.int16),
+        "token_time": log.times[kept],
+        "token_value": log.values[kept],
+    }
 
 
 def _rows(

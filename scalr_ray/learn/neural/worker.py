@@ -56,6 +56,7 @@ class Job:
         feed: training rows.
         validation: rows to validate on; None trains for all epochs.
         catalogue: an ObjectRef of the `Catalogue`.
+        threads: of each worker on CPUs.
         shard_from_rows: tables with as many rows are sharded.
         save_every_s: a checkpoint is written after as many seconds, beside those after epochs.
         fingerprint: of the run.
@@ -67,6 +68,7 @@ class Job:
     feed: Feed
     validation: Feed | None
     catalogue: Any
+    threads: int
     shard_from_rows: int
     save_every_s: float
     fingerprint: str
@@ -91,6 +93,7 @@ def train_worker(config: dict[str, Job]) -> ScalrError | None:
 def _train(job: Job) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(job.threads)
     device = get_device()
     net = fresh_net(job.shape, job.settings.seed).to(device)
     sharded = []

@@ -53,7 +53,7 @@ from training.metrics import ndcg_at_k, top_k
 LIMITS = Limits(memory_limit="4GB", threads=2, spill_dir=None)
 PRIOR = PriorMix.recent(window_days=90, background=0.01)
 WEAKEST = Strength(shrinkage=0.1, alpha=0.0)
-SHRINKAGES = (0.1, 1.0)
+SHRINKAGES = (0.01, 0.1, 1.0, 5.0)
 ALPHAS = (0.0, 0.15, 0.3, 0.6, 1.0)
 K = 20
 BOOTSTRAP = 1000
@@ -82,6 +82,9 @@ class Counting:
 def countings() -> list[Counting]:
     """Floors, and noise with and without the floor that its guarantee needs."""
     made = [Counting(name=f"floor {floor}", min_users=floor) for floor in (1, 2, 5, 10)]
+    # So little noise that it rounds to none: what the bound alone costs.
+    none = Noise(epsilon=1e12, bound=BOUND, seed=1)
+    made.append(Counting(name="8 x 2 items of a user", noise=none))
     for epsilon in (8.0, 1.0):
         noise = Noise(epsilon=epsilon, bound=BOUND, seed=1)
         safe = next(floor for floor in range(1, 10_000) if noise.delta(floor) <= DELTA)

@@ -44,7 +44,7 @@ class LoopSettings:
         accumulate: batches whose gradients make one step.
         drop_own: share of rows that lose their own target tokens in an epoch, because users whose
             target history is unknown are served too.
-        bf16: autocast to bfloat16.
+        bf16: autocast to bfloat16, on a GPU that has it.
         compile: whether the net is compiled.
         patience: epochs without a better validation after which training ends.
         seed: of everything random.
@@ -59,7 +59,7 @@ class LoopSettings:
     clip: float = 1.0
     accumulate: int = 1
     drop_own: float = 0.5
-    bf16: bool = False
+    bf16: bool = True
     compile: bool = False
     patience: int = 3
     seed: int = 0

@@ -130,13 +130,6 @@ def best_mean(totals: Sequence[float], count: float) -> float:
     return max(totals) / count
 
 
-def query_log_likelihood(
-    net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int = 0
-) -> tuple[Tensor, Tensor]:
-    """(Q,) log-likelihoods of the queries without dropout, and (Q,) whether they count."""
-    return log_likelihood(*_matched(net, rows, catalogue, seed))
-
-
 def _matched(
     net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int
 ) -> tuple[Tensor, Candidates]:

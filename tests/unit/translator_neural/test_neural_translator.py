@@ -9,15 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from neural_builds import DAY, translator, users_of
+from neural_builds import DAY, TARGETS, translator, users_of
 
 from scalr_ray.core.errors import ConfigError, DataError
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.neural.asking import Asked
 from scalr_ray.translator.neural.batch import collate
+from scalr_ray.translator.neural.candidates import Candidates
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.storage import load_neural, save_neural
 from scalr_ray.translator.protocol import Translator, as_prior, log_likelihood, log_scores
+
+CANDIDATES = Candidates(
+    items=torch.arange(TARGETS),
+    offsets=torch.zeros(TARGETS),
+    moments=torch.zeros(1, dtype=torch.int64),
+    log_prior=torch.zeros(1, TARGETS),
+    ages=torch.zeros(1, TARGETS, dtype=torch.uint8),
+    columns=torch.zeros(1, dtype=torch.int64),
+    owned=torch.zeros(2, 0, dtype=torch.int64),
+)
 
 
 @pytest.fixture
@@ -253,11 +264,11 @@ def test_autocast_to_bfloat16_stays_close(users):
 
 def test_the_net_is_one_graph_for_the_compiler(users):
     model = translator()
-    rows = Asked.of(users, 16).rows(users)
-    batch = collate(rows)
-    compiled = torch.compile(model.net.states, backend="eager", fullgraph=True, dynamic=True)
+    batch = collate(Asked.of(users, 16).rows(users))
+    candidates = replace(CANDIDATES, moments=torch.zeros(4, dtype=torch.int64))
+    compiled = torch.compile(model.net, backend="eager", fullgraph=True, dynamic=True)
     with torch.no_grad():
-        assert torch.equal(compiled(batch), model.net.states(batch))
+        assert torch.equal(compiled(batch, candidates), model.net(batch, candidates))
 
 
 def test_padding_does_not_matter(users):

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from small_worlds import day, event_table
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.learn import TrainingEvents
-from scalr_ray.learn.pairs import PairRows, count_coded, count_pairs, updated
+from scalr_ray.learn import TrainingEvents, translator_as_of
+from scalr_ray.learn.counts import MARGINAL_PSEUDO_USERS
+from scalr_ray.learn.pairs import PairRows, count_coded, count_pairs, counts_to_keep, updated
 from scalr_ray.offline_store.limits import Limits
+from scalr_ray.translator import PriorMix, Strength
 from scalr_ray.translator.counts import ONE, PairCounts, PairRules
 from scalr_ray.translator.frequency import count_users, overlap_marginal
-from scalr_ray.translator.noise import Bound
+from scalr_ray.translator.noise import Bound, Noise
+from scalr_ray.translator.weighing import Weighing
 
 LIMITS = Limits(memory_limit="256MB", threads=1, spill_dir=None)
 DAY = 86_400_000_000
@@ -281,3 +284,30 @@ def test_coded_events_are_counted_as_their_tables_are(rules, bound):
         assert (got.matrix(shape, "users") != expected).nnz == 0
         marginal = overlap_marginal(seen.history(), seen.own())
         assert got.marginal(shape[1]).tolist() == marginal.tolist()
+
+
+def test_a_translator_over_these_counts_scores_as_one_over_a_matrix_product():
+    rng = np.random.default_rng(5)
+    listed = [
+        [(f"u{u}", f"i{i}", int(at)) for u, i, at in rng.integers(0, (20, 6, 9), (rows, 3))]
+        for rows in (150, 70)
+    ]
+    events = TrainingEvents.of(event_table(listed[0], "books"), event_table(listed[1], "music"))
+    product = translator_as_of(
+        events,
+        day(7),
+        strength=Strength(shrinkage=0.5, alpha=0.6),
+        mix=PriorMix.recent(window_days=30, background=0.01),
+    )
+    seen, users = events.as_of(day(7)), events.known(np.arange(len(events.users)), day(7))
+    plain = counts_to_keep(seen, Weighing(), LIMITS)
+    counted = product.with_counts(plain, Weighing(), pseudo_users=MARGINAL_PSEUDO_USERS)
+    assert counted.evidence(users).tobytes() == product.evidence(users).tobytes()
+    floored = counts_to_keep(seen, Weighing(min_users=5), LIMITS)
+    assert floored == plain.with_floor(5)
+    assert floored != plain
+    bound = Bound(source_items=2, target_items=1)
+    noisy = counts_to_keep(
+        seen, Weighing(noisy=True), LIMITS, noise=Noise(epsilon=1e12, bound=bound, seed=1)
+    )
+    assert noisy == count_coded(seen, PairRules(), LIMITS, bound=bound)

@@ -36,30 +36,21 @@ def session():
         yield
 
 
-class _Killer:
-    """Kills one worker with SIGKILL in the middle of the second epoch."""
-
-    def __init__(self):
-        self.killed = 0
-        self.seen = []
-
-    def __call__(self, progress):
-        self.seen.append(progress)
-        if not self.killed and progress.epoch >= 1 and progress.step > 10:
-            training_workers()[-1].kill()
-            self.killed += 1
-
-
 def test_one_worker_that_is_killed_gives_bit_for_bit_what_the_loop_gives_alone(tmp_path):
     task = training_task(users=6400)
     alone = trained_alone(task)
-    killer, told = _Killer(), []
-    where = Cluster(storage=tmp_path, name="one")
-    run = train_distributed(
-        task, lambda *news: told.append(news), cluster=where, on_progress=killer
-    )
+    told, progress, killed = [], [], []
 
-    assert killer.killed == 1
+    def on_epoch(*news):
+        told.append(news)
+        if not killed:  # by now the second epoch runs
+            killed.extend(training_workers())
+            killed[-1].kill()
+
+    where = Cluster(storage=tmp_path, name="one")
+    run = train_distributed(task, on_epoch, cluster=where, on_progress=progress.append)
+
+    assert len(killed) == 1
     assert losses(run) == losses(alone)
     assert run.weights.keys() == alone.best.keys()
     assert all(torch.equal(run.weights[name], weight) for name, weight in alone.best.items())
@@ -68,7 +59,7 @@ def test_one_worker_that_is_killed_gives_bit_for_bit_what_the_loop_gives_alone(t
     assert run.metrics["loss"] == [report.loss for report in alone.reports]
     assert run.metrics["workers"] == 1
     assert run.metrics["peak_memory_bytes"] > 2**20
-    last = killer.seen[-1]
+    last = progress[-1]
     assert (last.steps, last.epochs) == (100, 4)
     assert last.examples_per_s > 0
     assert last.eta_s >= 0

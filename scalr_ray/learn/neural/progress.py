@@ -27,8 +27,8 @@ class Progress:
     Attributes:
         epoch: the running epoch, from 0.
         epochs: the most there will be; early stopping may end it sooner.
-        step: steps done in it.
-        steps: of an epoch.
+        step: batches done in it.
+        steps: batches of an epoch.
         loss: mean so far in this epoch, nats per query, of the first worker.
         examples_per_s: queries trained on per second, of all workers.
         eta_s: seconds until all epochs are done at this speed.

@@ -156,8 +156,10 @@ class RayPeers:
         self._small = dist.new_group(backend="gloo") if workers > 1 else None
         self._writing = dist.new_group(backend="gloo") if workers > 1 else None
         now = time.monotonic()
-        self._looked = self._saved = self._told = self._began = now
-        self._began_at: tuple[int, int] | None = None
+        self._looked = self._saved = self._told = now
+        # When this process began to step, and what had been done by then.
+        self._start: tuple[float, int, float] | None = None
+        self._of_epochs = 0.0
         self._look = self._save = self._warned = False
 
     def call(self, net: TranslatorNet) -> Callable[[Batch, Candidates], Tensor]:
@@ -184,7 +186,7 @@ class RayPeers:
     def after_step(self, snapshot: Callable[[], LoopState]) -> None:
         """Tell how far it is, and do what is due."""
         now = time.monotonic()
-        if self.rank == 0 and now - self._told > _TELL_EVERY_S:
+        if self.rank == 0 and (self._start is None or now - self._told > _TELL_EVERY_S):
             self._told = now
             self._tell(snapshot(), now)
         if self._look:
@@ -195,7 +197,7 @@ class RayPeers:
 
     def after_epoch(self, state: LoopState, report: EpochReport) -> None:
         """Write a checkpoint while the next epoch begins."""
-        self._began, self._began_at = time.monotonic(), None
+        self._of_epochs += report.examples
         if self.rank == 0:
             self._job.board.put.remote(report)
         self._report(state, mode=ray.train.CheckpointUploadMode.ASYNC)
@@ -240,21 +242,21 @@ class RayPeers:
         )
 
     def _tell(self, state: LoopState, now: float) -> None:
-        # Speed is that of this epoch in this process: the first steps of a process are slow.
-        if self._began_at is None:
-            self._began, self._began_at = now, (state.batch, state.examples)
+        examples = self._of_epochs + state.examples * self.workers
+        if self._start is None:  # the first step of a process is slow, and is not counted
+            self._start = now, state.step, examples
             return
+        began, step, before = self._start
         settings, steps = self._job.settings, self._job.feed.steps
-        batches, examples = state.batch - self._began_at[0], state.examples - self._began_at[1]
-        seconds = now - self._began
         left = (settings.epochs - state.epoch) * steps - state.batch
+        seconds_each = (now - began) / (state.step - step) / settings.accumulate
         progress = Progress(
             epoch=state.epoch,
             epochs=settings.epochs,
             step=state.batch,
             steps=steps,
             loss=state.loss / max(state.examples, 1),
-            examples_per_s=examples * self.workers / seconds,
-            eta_s=left * seconds / max(batches, 1),
+            examples_per_s=(examples - before) / (now - began),
+            eta_s=left * seconds_each,
         )
         self._job.board.put.remote(progress)

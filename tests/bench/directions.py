@@ -7,11 +7,11 @@ in time, odd users lose their target history before the cut, everything is fitte
 every target item is ranked for the same users. Rows say how a ranking does on the outcomes; lifts
 are paired, over the 90-day popularity of the same direction, with 95 % intervals.
 
-NE is the entropy of the outcomes relative to that under the 90-day popularity at its temperature, ECE
-the share of outcomes that fall where they were not expected; both before and after calibration.
+NE is the entropy of the outcomes relative to that under the 90-day popularity at its temperature,
+ECE the share of outcomes that fall where they were not expected; before and after calibration.
 
-`chosen` is what the validation window alone would pick: the likeliest translator, if it is likelier
-than its prior on users it was not chosen on and ranks them no worse; else the prior.
+`chosen` is what the validation window alone would pick: the translator and prior that make it
+likeliest, where the translator is also likelier than its prior on users it was not chosen on.
 """
 
 from __future__ import annotations
@@ -21,58 +21,32 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.config import NeuralSettings
-from scalr_ray.core.events import TIMESTAMP, event_schema
-from scalr_ray.jobs.arms import Holdout, chunks, holdout
+from scalr_ray.jobs.arms import chunks
 from scalr_ray.learn import (
     Chosen,
     Grid,
     Prior,
-    TrainingEvents,
-    Window,
     fit_prior,
     fit_translator,
-    validation_window,
 )
 from scalr_ray.translator import Translator, as_prior, log_scores
 from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
+from tests.bench.amazon import DIRECTIONS, DOMAINS, Split, read_split
 from training.lift import ArmResult, paired_lift, summarise
-from training.metrics import ndcg_at_k, top_k
+from training.metrics import top_k
 
-DIRECTIONS = (
-    ("amazon2014_beauty_electronics", "electronics", "beauty"),
-    ("amazon2014_food_kitchen", "kitchen", "food"),
-    ("amazon2014_food_kitchen", "food", "kitchen"),
-    ("amazon2014_beauty_electronics", "beauty", "electronics"),
-)
-DOMAINS = {"beauty", "electronics", "food", "kitchen"}
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 BACKGROUND = 0.01
 K = 20
 BINS = 20
 BOOTSTRAP = 1000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """One direction, cut: what is known, and whom it is tested on."""
-
-    events: TrainingEvents
-    validation_cut: datetime
-    cut: datetime
-    test: Holdout
-    window: Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,51 +60,6 @@ class Row:
     ece: float
     ece_before: float
     note: str = ""
-
-
-def read_split(data: Path, name: str, sources: Sequence[str], target: str) -> Split:
-    """Cut one direction by the protocol."""
-    folders = [data / name] if len(sources) == 1 else sorted(data.glob("amazon2014_*"))
-    table = pa.concat_tables([pq.read_table(folder / "events.parquet") for folder in folders])
-    table = as_events(table)
-    source = table.filter(pc.is_in(table["domain"], pa.array(list(sources))))
-    targets = first_pairs(table.filter(pc.equal(table["domain"], target)))
-    times = targets["event_timestamp"].cast(pa.int64()).to_numpy()
-    cut, validation_cut = (floor_day(from_micros(int(np.quantile(times, q)))) for q in (0.80, 0.65))
-    before = pc.less(targets["event_timestamp"], pa.scalar(cut, TIMESTAMP))
-    odd = pa.array(targets["user_id"].to_numpy() % 2 == 1)
-    known = targets.filter(pc.and_(before, pc.invert(odd)))
-    source = source.filter(pc.less(source["event_timestamp"], pa.scalar(cut, TIMESTAMP)))
-    events = TrainingEvents.of(source, known)
-    later = targets.filter(pc.invert(before))
-    test = holdout(
-        events,
-        events.users.codes(later["user_id"]),
-        events.target_items.codes(later["item_id"]),
-    )
-    window = validation_window(events, validation_cut, cut, seed=0)
-    return Split(events=events, validation_cut=validation_cut, cut=cut, test=test, window=window)
-
-
-def as_events(table: pa.Table) -> pa.Table:
-    """The columns of an event; what happened was known at once."""
-    schema = event_schema("int64", "int64")
-    ids = pa.array([f"e{at:07d}" for at in range(table.num_rows)])
-    table = table.append_column("event_id", ids)
-    table = table.append_column("available_at", table["event_timestamp"])
-    table = table.append_column("value", pa.nulls(table.num_rows, pa.float64()))
-    if "event_type" not in table.column_names:
-        table = table.append_column("event_type", pa.nulls(table.num_rows, pa.string()))
-    return table.select(schema.names).cast(schema)
-
-
-def first_pairs(table: pa.Table) -> pa.Table:
-    """The first event of each (user, item) pair."""
-    times = table["event_timestamp"].cast(pa.int64()).to_numpy()
-    order = np.argsort(times, kind="stable")
-    users, items = table["user_id"].to_numpy()[order], table["item_id"].to_numpy()[order]
-    _, first = np.unique(np.stack([users, items]), axis=1, return_index=True)
-    return table.take(pa.array(order[np.sort(first)]))
 
 
 def fit_frequency(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
@@ -208,20 +137,6 @@ def measure(name: str, translators: Sequence[Translator], split: Split, note: st
     )
 
 
-def validation_ndcg(translator: Translator, window: Window) -> float:
-    """NDCG@20 on the validation window of a translator as of its start."""
-    values = []
-    for part in window.chunks():
-        top = top_k(
-            log_scores(translator, part.users),
-            K,
-            excluded=part.own,
-            rankable=np.isfinite(translator.log_prior),
-        )
-        values.append(ndcg_at_k(top, part.relevant))
-    return float(np.concatenate(values).mean())
-
-
 def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int) -> Iterator[Row]:
     """The rows of a direction, the 90-day popularity first."""
     priors = {
@@ -250,11 +165,7 @@ def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int)
                 f"{seconds:.0f} s",
             )
             yield row
-            at_start = chosen.translator
-            better = validation_ndcg(at_start, split.window) >= validation_ndcg(
-                as_prior(at_start), split.window
-            )
-            picks.append((chosen.likelihood, row if chosen.transfers and better else base))
+            picks.append((chosen.likelihood, row if chosen.transfers else base))
     likelihood, row = max(picks, key=lambda pick: pick[0])
     note = f"{row.name}, {likelihood:.3f} nats on validation"
     yield replace(row, name="**chosen**", note=note)

@@ -84,7 +84,8 @@ class Catalogue:
 
     Attributes:
         prior: what an observer without cross-domain knowledge predicts as of a moment.
-        first_seen: (I,) microseconds since 1970 of the first event on each item.
+        first_seen: (I,) microseconds since 1970 from when on some event on each item was
+            visible: the time of an event that came to be known late would look ahead.
         shares: (I,) share of each item among the queries that are trained on.
         negatives: how many items are drawn for a batch; 0 compares with all of them.
         features: encoded item features, I rows each; None where the net takes none.

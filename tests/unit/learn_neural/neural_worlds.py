@@ -95,7 +95,7 @@ def stirred(net: TranslatorNet) -> TranslatorNet:
 def catalogue_of(events: TrainingEvents, negatives: int = 0) -> Catalogue:
     log, items = events.target_log, len(events.target_items)
     first_seen = np.full(items, np.iinfo(np.int64).max)
-    np.minimum.at(first_seen, log.items, log.times)
+    np.minimum.at(first_seen, log.items, log.appear)
     return Catalogue(
         prior=PopularityIndex.of(log.items, log.times, log.known_from, items=items, mix=MIX),
         first_seen=first_seen,

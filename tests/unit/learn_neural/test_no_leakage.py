@@ -20,7 +20,7 @@ from scalr_ray.translator.neural.loss import log_likelihood, tuned_log_likelihoo
 
 USERS, ITEMS, CUT = 3, 6, 10.0
 # Everybody has a query, and every item is known, whatever else is drawn.
-BASE: list[Event] = [(user, user, 0.0, 0.0) for user in range(USERS)]
+BASE: list[Event] = [(user, user, 1.0, 0.0) for user in range(USERS)]
 KNOWN: list[Event] = [(USERS, item, 0.0, 0.0) for item in range(ITEMS)]
 
 
@@ -37,7 +37,7 @@ def events(first_day: int, last_day: int, late: list[float], size: int):
 
 
 PAST = events(1, int(CUT), [0.0, 0.0, 1.0], 6)
-FUTURE = st.tuples(events(11, 20, [0.0, 2.0], 6), events(5, 10, [11.0], 3))
+FUTURE = st.tuples(events(11, 20, [0.0, 2.0], 6), events(-90, 10, [101.0], 3))
 
 
 def single(batch: Batch, query: int) -> Batch:
@@ -59,9 +59,9 @@ def single(batch: Batch, query: int) -> Batch:
 def answers(world: TrainingEvents) -> dict[tuple[int, int, int], bytes]:
     """State and likelihood of each query up to the cut, as bytes."""
     net = stirred(net_of(world)).eval()
-    rows: pa.Table = training_rows(world, start=day(0), end=day(40), length=16)
+    rows: pa.Table = training_rows(world, start=day(-99), end=day(40), length=32)
     batch, catalogue = collate(rows), catalogue_of(world)
-    assert batch.items.shape == (USERS + 1, 16)
+    assert batch.items.shape == (USERS + 1, 16)  # so that all shapes are equal
     users = rows["user"].to_numpy()
     out = {}
     with torch.inference_mode():
@@ -79,19 +79,21 @@ def answers(world: TrainingEvents) -> dict[tuple[int, int, int], bytes]:
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(source=PAST, target=PAST, one=st.tuples(FUTURE, FUTURE), other=st.tuples(FUTURE, FUTURE))
 def test_any_other_future_gives_the_same_bits(source, target, one, other):
     def world(future) -> TrainingEvents:
-        (source_later, source_late), (target_later, _) = future
+        (source_later, source_late), (target_later, target_late) = future
         return coded(
             [*KNOWN, *source, *source_later, *source_late],
-            [*KNOWN, *BASE, *target, *target_later],
+            [*KNOWN, *BASE, *target, *target_later, *target_late],
         )
 
     before, after = answers(world(one)), answers(world(other))
-    assert len(before) >= USERS
-    assert before == after
+    # A target event that is known late is a query of its own, and takes the place of a later one.
+    common = before.keys() & after.keys()
+    assert len(common) >= USERS
+    assert all(before[query] == after[query] for query in common)
 
 
 def gain(source: list[Event], target: list[Event]) -> float:

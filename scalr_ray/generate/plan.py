@@ -47,7 +47,8 @@ def plan_users(
     """
     seen = events.as_of(as_of)
     # After an event in the very last microsecond there is no time left for one that follows it.
-    seen_source = seen.source.where(seen.source.times < to_micros(as_of) - 1)
+    seen_source = seen.source_log.firsts_by_type()
+    seen_source = seen_source.where(seen_source.times < to_micros(as_of) - 1)
     users = len(events.users)
     own_counts = np.bincount(seen.target.users, minlength=users)
     weight = history_weight(own_counts, decay_events)
@@ -59,7 +60,7 @@ def plan_users(
             "user_code": pa.array(chosen),
             "weight": pa.array(weight[chosen]),
             "source": _lists(seen_source, chosen, users),
-            "own": _lists(seen.target, chosen, users),
+            "own": _lists(seen.target_log.firsts_by_type(), chosen, users),
         }
     )
     if features is not None:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.jobs.counting import counting_of
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import (
@@ -89,19 +90,27 @@ def _prior(workspace: Workspace, stage: Stage) -> Prior:
 
 
 def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
-    config = workspace.config
+    config, counting = workspace.config, counting_of(workspace, stage.cutoff)
     with workspace.progress.stage("Fit the frequency translator on the validation window"):
         fitted = fit_translator(
             stage.events,
             validation_cut=stage.validation_cut,
             cutoff=stage.cutoff,
-            grid=Grid(shrinkages=config.translator.shrinkages, alphas=config.translator.alphas),
+            grid=Grid(
+                shrinkages=config.translator.shrinkages,
+                alphas=config.translator.alphas,
+                counting=counting,
+            ),
             mix=prior.mix,
             seed=config.seed,
         )
         strength = fitted.translator.strength
         on_stage = translator_as_of(
-            stage.visible, stage.validation_cut, strength=strength, mix=prior.mix
+            stage.visible,
+            stage.validation_cut,
+            strength=strength,
+            mix=prior.mix,
+            counting=counting,
         )
     return Fitted(
         translator=fitted.translator,

@@ -5,7 +5,7 @@ checks on users it did not choose on that the evidence helps, and refits the cou
 cutoff. `scalr_ray.learn.neural` does the same with a network, on Ray Train.
 """
 
-from scalr_ray.learn.counts import translator_as_of
+from scalr_ray.learn.counts import Counting, translator_as_of
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator, Grid, fit_translator
 from scalr_ray.learn.prior import Prior, fit_prior
@@ -15,6 +15,7 @@ from scalr_ray.learn.window import Window, validation_window
 __all__ = [
     "Chosen",
     "CodedEvents",
+    "Counting",
     "FittedTranslator",
     "Grid",
     "Prior",

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
+from scalr_ray.learn.pairs import counts_to_keep
+from scalr_ray.offline_store.engine import Engine
+from scalr_ray.offline_store.limits import Limits
+from scalr_ray.translator.counts import PairRules
+from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import (
     FrequencyTranslator,
     Strength,
     count_users,
     overlap_marginal,
 )
+from scalr_ray.translator.noise import Noise
 from scalr_ray.translator.prior import prior_mix_shares
 from scalr_ray.translator.prior_mix import PriorMix
+from scalr_ray.translator.weighing import Weighing
 
 _DELAY_QUANTILES = 101
 # Without them an item with one or two owners has a huge lift by chance. On both directions of the
@@ -25,8 +34,44 @@ MARGINAL_PSEUDO_USERS = 20.0
 _NEVER = np.iinfo(np.int64).max
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counting:
+    """How pairs of items are counted, where users, events and pairs do not all count alike.
+
+    Attributes:
+        rules: what one user adds to a pair.
+        history_half_life_days: in which a source event loses half of its say; None: it keeps it.
+        min_users: pairs of fewer users are dropped.
+        noise: put on the pairs before those of few users are dropped; None: none.
+        limits: of DuckDB, which counts.
+        engine: whether it counts here or on a Ray cluster.
+    """
+
+    rules: PairRules
+    history_half_life_days: float | None
+    min_users: int
+    noise: Noise | None
+    limits: Limits
+    engine: Engine
+
+    def weighing(self, event_types: Vocabulary) -> Weighing:
+        """The same for events whose types are coded so."""
+        return Weighing(
+            rules=self.rules,
+            event_types=event_types,
+            history_half_life_days=self.history_half_life_days,
+            min_users=self.min_users,
+            noisy=self.noise is not None,
+        )
+
+
 def translator_as_of(
-    events: TrainingEvents, cutoff: datetime, *, strength: Strength, mix: PriorMix
+    events: TrainingEvents,
+    cutoff: datetime,
+    *,
+    strength: Strength,
+    mix: PriorMix,
+    counting: Counting | None = None,
 ) -> FrequencyTranslator:
     """Count what was visible as of `cutoff`.
 
@@ -35,6 +80,7 @@ def translator_as_of(
         cutoff: the train cutoff.
         strength: exponents and shrinkage.
         mix: the look-backs of the prior.
+        counting: how pairs are counted; None counts every user, event and pair alike.
 
     Returns:
         A translator under the codes of `events`; an item that was not visible has prior 0.
@@ -42,11 +88,16 @@ def translator_as_of(
     seen = events.as_of(cutoff)
     history, own = seen.history(), seen.own()
     items = len(events.target_items)
-    return FrequencyTranslator(
+    weighing = None if counting is None else counting.weighing(events.event_types)
+    plain = weighing is None or weighing.is_plain
+    # The matrix product gives what the statement gives, and sooner where it fits.
+    nothing = sparse.csr_matrix((len(events.source_items), items), dtype=np.float32)
+    counts = count_users(history, own) if plain else nothing
+    translator = FrequencyTranslator(
         train_cutoff=cutoff,
         source_items=events.source_items,
         target_items=events.target_items,
-        counts=count_users(history, own),
+        counts=counts,
         marginal=overlap_marginal(history, own) + MARGINAL_PSEUDO_USERS,
         mix=mix,
         prior=prior_mix_shares(
@@ -60,6 +111,12 @@ def translator_as_of(
         delays=delay_quantiles(seen.source, seen.target),
         strength=strength,
     )
+    if counting is None or weighing is None or plain:
+        return translator
+    kept = counts_to_keep(
+        seen, weighing, counting.limits, noise=counting.noise, engine=counting.engine
+    )
+    return translator.with_counts(kept, weighing, pseudo_users=MARGINAL_PSEUDO_USERS)
 
 
 def first_sightings(events: TrainingEvents) -> NDArray[np.int64]:

@@ -106,6 +106,11 @@ class CodedEvents:
         """The first event of each (user, item) pair."""
         return self.where(_is_first(_numbered(self.users, self.items)))
 
+    def firsts_by_type(self) -> CodedEvents:
+        """The first event of each type of each (user, item) pair."""
+        pairs = _numbered(self.users, self.items)
+        return self.where(_is_first(_numbered(pairs, self.types + 1)))
+
     def between(self, start: datetime, end: datetime) -> CodedEvents:
         """The events with start <= event time < end, whenever they became known."""
         return self.where((self.times >= to_micros(start)) & (self.times < to_micros(end)))
@@ -197,8 +202,8 @@ class TrainingEvents:
             served = features(self.users.ids.take(pa.array(chosen)), np.full(len(chosen), as_of))
         return Users(
             as_of=as_of,
-            source=seen.source.lists(chosen, users),
-            own=seen.target.lists(chosen, users),
+            source=seen.source_log.firsts_by_type().lists(chosen, users),
+            own=seen.target_log.firsts_by_type().lists(chosen, users),
             features=served,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic
 
-from scalr_ray.learn.counts import translator_as_of
+from scalr_ray.learn.counts import Counting, translator_as_of
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.strength import Chosen, T, choose_strength
 from scalr_ray.learn.window import validation_window
@@ -22,10 +22,12 @@ class Grid:
     Attributes:
         shrinkages: pseudo-users per source item.
         alphas: exponents of the evidence; 0 is always tried.
+        counting: how pairs are counted (not searched); None counts all alike.
     """
 
     shrinkages: Sequence[float]
     alphas: Sequence[float]
+    counting: Counting | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +76,16 @@ def fit_translator(
     visible = events.as_of(cutoff).compact()
     window = validation_window(visible, validation_cut, cutoff, seed)
     weakest = Strength(shrinkage=grid.shrinkages[0], alpha=0.0)
-    counted = translator_as_of(visible, validation_cut, strength=weakest, mix=mix)
+    counted = translator_as_of(
+        visible, validation_cut, strength=weakest, mix=mix, counting=grid.counting
+    )
     candidates = [counted.with_shrinkage(shrinkage) for shrinkage in grid.shrinkages]
     chosen = choose_strength(candidates, window, alphas=grid.alphas)
     strength = chosen.translator.strength
     return FittedTranslator(
-        translator=translator_as_of(events, cutoff, strength=strength, mix=mix),
+        translator=translator_as_of(
+            events, cutoff, strength=strength, mix=mix, counting=grid.counting
+        ),
         at_validation=chosen.translator,
         chosen=chosen,
     )

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import quote_text
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
+from scalr_ray.offline_store.engine import Engine
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.translator.counts import ONE, TYPE_ONE, PairCounts, PairRules
 from scalr_ray.translator.encode import Vocabulary, source_keys
@@ -60,7 +61,12 @@ class PairRows:
 
 
 def counts_to_keep(
-    seen: TrainingEvents, weighing: Weighing, limits: Limits, *, noise: Noise | None = None
+    seen: TrainingEvents,
+    weighing: Weighing,
+    limits: Limits,
+    *,
+    noise: Noise | None = None,
+    engine: Engine | None = None,
 ) -> PairCounts:
     """What a translator keeps of visible, coded events: counted, then noise, then the floor.
 
@@ -69,20 +75,27 @@ def counts_to_keep(
         weighing: what one user adds to a pair, and the floor; `noisy` if there is noise.
         limits: of DuckDB.
         noise: put on the pairs, counted under its bound.
+        engine: whether a Ray cluster counts; None counts here.
 
     Raises:
         UsageError: the memory limit is too low.
+        RetryLater: the cluster gave up.
     """
     if noise is None:
-        counts = count_coded(seen, weighing.rules, limits)
+        counts = count_coded(seen, weighing.rules, limits, engine=engine)
     else:
-        bounded = count_coded(seen, weighing.rules, limits, bound=noise.bound)
+        bounded = count_coded(seen, weighing.rules, limits, bound=noise.bound, engine=engine)
         counts = with_noise(bounded, noise, weighing.rules)
     return counts.with_floor(weighing.min_users)
 
 
 def count_coded(
-    seen: TrainingEvents, rules: PairRules, limits: Limits, *, bound: Bound | None = None
+    seen: TrainingEvents,
+    rules: PairRules,
+    limits: Limits,
+    *,
+    bound: Bound | None = None,
+    engine: Engine | None = None,
 ) -> PairCounts:
     """Count coded events, all of which are visible; the counts are under the same codes.
 
@@ -91,14 +104,24 @@ def count_coded(
         rules: what one user adds to a pair.
         limits: of DuckDB.
         bound: how many items of a user are counted; None takes all.
+        engine: whether a Ray cluster counts; None counts here.
 
     Raises:
         UsageError: the memory limit is too low.
+        RetryLater: the cluster gave up.
     """
-    if bound is None:
-        return count_pairs(_coded_rows(seen), rules, limits)
     # Codes change with who else is there, and so would the choice among a user's items.
-    counts = count_pairs(_coded_rows(seen, by_id=True), rules, limits, bound=bound)
+    rows = _coded_rows(seen, by_id=bound is not None)
+    if engine is not None and engine.takes_cluster(rows.source.num_rows + rows.target.num_rows):
+        from scalr_ray.learn.pairs_ray import count_rows_on_cluster
+
+        counts = count_rows_on_cluster(
+            rows, rules, limits, partition_rows=engine.partition_rows, bound=bound
+        )
+    else:
+        counts = count_pairs(rows, rules, limits, bound=bound)
+    if bound is None:
+        return counts
     return counts.coded(seen.source_items, seen.target_items)
 
 

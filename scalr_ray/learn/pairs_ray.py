@@ -19,11 +19,13 @@ from functools import partial
 
 import numpy as np
 import pyarrow as pa
+import ray
 from numpy.typing import NDArray
 from ray.data import Dataset
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.learn.pairs import ROW_COLUMNS, PairRows, partial_counts
+from scalr_ray.offline_store.cluster import connect
 from scalr_ray.offline_store.distribute import cluster_errors, gather, in_arrow
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.offline_store.parcels import key_buckets, key_types, pack, unpack
@@ -142,6 +144,27 @@ def count_pairs_on_cluster(
     counting = _prepare(source, target, rules, limits, partition_rows, bound)
     parcels = gather(in_arrow(counting.counted(source, target), counting.sum_packed))
     return PairCounts.of(unpack(parcels, _COUNTED, counting.schema))
+
+
+def count_rows_on_cluster(
+    rows: PairRows,
+    rules: PairRules,
+    limits: Limits,
+    *,
+    partition_rows: int,
+    bound: Bound | None = None,
+) -> PairCounts:
+    """The same of rows that lie in this process, on the cluster that is there or a local one."""
+    connect()
+    source, target = (
+        ray.data.from_arrow(
+            [side.slice(at, partition_rows) for at in range(0, side.num_rows, partition_rows)]
+        )
+        for side in (rows.source, rows.target)
+    )
+    return count_pairs_on_cluster(
+        source, target, rules, limits, partition_rows=partition_rows, bound=bound
+    )
 
 
 def pair_rows_on_cluster(

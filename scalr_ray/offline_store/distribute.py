@@ -233,4 +233,5 @@ def gather(rows: Dataset) -> pa.Table:
     """
     with cluster_errors():
         blocks: list[pa.Table] = ray.get(rows.to_arrow_refs())
-    return pa.concat_tables([block for block in blocks if block.num_columns])  # none: no rows
+    found = [block for block in blocks if block.num_columns]  # without columns: without rows
+    return pa.concat_tables(found) if found else pa.table({})

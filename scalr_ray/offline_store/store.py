@@ -125,7 +125,7 @@ class AsOfOfflineStore(OfflineStore):  # type: ignore[misc] # Feast publishes no
         reads = read_views(
             feature_views, feature_refs, full_feature_names=full_feature_names, cut_off=rule.cut_off
         )
-        how = (reads, rule, _session(config), _engine(config))
+        how = (reads, rule, session_of(config), engine_of(config))
         if entity_df is None:
             retrieval = plan_event_set(*how, start_date, end_date)
         elif _is_ray_dataset(entity_df):
@@ -301,7 +301,7 @@ def _pull(
 
 
 def _pull_job(config: RepoConfig, pull: Pull) -> RetrievalJob:
-    session = _session(config)
+    session = session_of(config)
     return AsOfRetrievalJob(
         lambda: pull_rows(pull, session),
         sql=pull_sql(pull),
@@ -310,7 +310,8 @@ def _pull_job(config: RepoConfig, pull: Pull) -> RetrievalJob:
     )
 
 
-def _session(config: RepoConfig) -> Session:
+def session_of(config: RepoConfig) -> Session:
+    """What a retrieval under this configuration may use."""
     store = config.offline_store
     return Session(
         access=_access(config),
@@ -322,7 +323,8 @@ def _session(config: RepoConfig) -> Session:
     )
 
 
-def _engine(config: RepoConfig) -> Engine:
+def engine_of(config: RepoConfig) -> Engine:
+    """Which engine joins under this configuration."""
     store = config.offline_store
     return Engine(
         name=store.engine,

@@ -1,0 +1,60 @@
+"""How a repository counts pairs of items: its settings, within the limits of its store."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+
+from scalr_ray.core.errors import ConfigError
+from scalr_ray.core.keyed import stream_seed
+from scalr_ray.core.layout import Layout
+from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.learn import Counting
+from scalr_ray.offline_store.store import engine_of, session_of
+from scalr_ray.translator.counts import PairRules
+from scalr_ray.translator.noise import Bound, Noise
+
+# What one user contributes at most under noise: more hides less (`tests/bench/pairs.py`).
+_NOISY_SOURCE_ITEMS, _NOISY_TARGET_ITEMS = 8, 2
+
+
+def counting_of(workspace: Workspace, cutoff: datetime) -> Counting:
+    """How pairs are counted under the configuration, up to a train cutoff.
+
+    Raises:
+        ConfigError: there is to be noise, but no floor, without which it promises nothing.
+    """
+    config = workspace.config
+    settings, noise = config.translator, None
+    if settings.noise_epsilon is not None:
+        if settings.min_users < 2:
+            raise ConfigError(
+                "translator.noise_epsilon promises nothing unless rare pairs are dropped; set "
+                "translator.min_users to 2 or more"
+            )
+        # Secret, and another for each release, or the noise could be subtracted again.
+        seed = stream_seed(_noise_key(workspace.layout), config.fingerprint, cutoff)
+        bound = Bound(source_items=_NOISY_SOURCE_ITEMS, target_items=_NOISY_TARGET_ITEMS)
+        noise = Noise(epsilon=settings.noise_epsilon, bound=bound, seed=seed)
+    return Counting(
+        rules=PairRules(
+            event_weights=settings.event_weights, half_life_days=settings.pair_half_life_days
+        ),
+        history_half_life_days=settings.history_half_life_days,
+        min_users=settings.min_users,
+        noise=noise,
+        limits=session_of(workspace.store.config).limits,
+        engine=engine_of(workspace.store.config),
+    )
+
+
+def _noise_key(layout: Layout) -> str:
+    """The secret behind the noise of this repository, made once and readable by its owner alone."""
+    path = layout.data / "noise.key"
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    except FileExistsError:
+        pass
+    return path.read_text(encoding="ascii")

@@ -1,0 +1,84 @@
+"""A folder that is written whole and read back only if nothing in it has changed.
+
+`translator.json` holds the settings and the sha256 of each other file; loading runs no code that
+lies in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from scalr_ray.core.errors import DataError
+from scalr_ray.core.fingerprint import file_fingerprint
+
+_FORMAT = 2
+_SETTINGS = "translator.json"
+
+
+def write_artifact(
+    folder: Path, *, kind: str, settings: Mapping[str, Any], write: Callable[[Path], None]
+) -> None:
+    """Write all files beside `folder` and rename, so that a reader finds all of them or none.
+
+    Args:
+        folder: where they will lie; what lies there is replaced.
+        kind: of the translator.
+        settings: JSON values.
+        write: writes the other files into the folder it is given.
+    """
+    staged = folder.with_name(f".{folder.name}.partial")
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    for leftover in (staged, replaced):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    staged.mkdir(parents=True)
+    write(staged)
+    files = {path.name: file_fingerprint(path) for path in sorted(staged.iterdir())}
+    text = json.dumps({"format": _FORMAT, "kind": kind, **settings, "files": files}, indent=2)
+    (staged / _SETTINGS).write_text(text, encoding="utf-8")
+    if folder.exists():
+        folder.rename(replaced)
+    staged.rename(folder)
+    if replaced.exists():
+        shutil.rmtree(replaced)
+
+
+@contextmanager
+def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
+    """The settings of a folder whose files are as they were written, for the time of a block.
+
+    Args:
+        folder: what `write_artifact` has written.
+        more: what the block raises where a file is not what it should be, beside errors of Arrow,
+            JSON and the file system.
+
+    Raises:
+        DataError: the folder is missing, incomplete, damaged or of another format.
+    """
+    # Arrow's errors and malformed JSON are ValueErrors.
+    errors: tuple[type[Exception], ...] = (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        *more,
+    )
+    try:
+        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        if settings["format"] != _FORMAT:
+            raise DataError(f"translator {folder} has another format; run `scalr train` again")
+        for name, recorded in settings["files"].items():
+            if file_fingerprint(folder / name) != recorded:
+                raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
+        yield settings
+    except errors as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
+        ) from error

@@ -78,6 +78,16 @@ def train(session: Session, as_of: str | None, translator: str | None) -> None:
 
 
 @cli.command()
+@click.option("--as-of", metavar="TIME", help="Tune on what was known then; default: now.")
+@click.option("--trials", default=20, show_default=True, type=click.IntRange(1))
+@pass_session
+def tune(session: Session, as_of: str | None, trials: int) -> None:
+    """Search the settings of the neural translator; the best come with the options to use them."""
+    with session.open() as scalr:
+        session.show_tried(scalr.tune(as_of, trials))
+
+
+@cli.command()
 @click.option("--translator", metavar="VERSION", help="Default: the newest.")
 @pass_session
 def generate(session: Session, translator: str | None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scalr_ray.jobs.progress import Progress
     from scalr_ray.jobs.release import Audited
     from scalr_ray.jobs.sdk import Scalr
+    from scalr_ray.jobs.tune import TriedSettings
     from scalr_ray.ledger import RunRecord
 
 _QUIET_ENVIRONMENT = {
@@ -114,6 +115,18 @@ class Session:
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             table.add_row(name, escape(text))
         _print(table)
+
+    def show_tried(self, tried: Sequence[TriedSettings]) -> None:
+        """Tried settings as a table, best first, and how to use the best; or as JSON."""
+        if self.as_json:
+            click.echo(json.dumps([_plain(one) for one in tried], indent=2))
+            return
+        table = _table("validation", "epochs", "seconds", *tried[0].settings)
+        for one in tried:
+            measured = (f"{one.validation:.4f}", f"{one.epochs}", f"{one.seconds:.0f}")
+            table.add_row(*measured, *(f"{value:g}" for value in one.settings.values()))
+        _print(table)
+        click.echo(f"scalr {tried[0].overrides} train --translator neural")
 
     def show_checks(self, audited: Audited) -> None:
         """The answers of the gate."""

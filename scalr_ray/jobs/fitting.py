@@ -30,7 +30,7 @@ from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:
-    from scalr_ray.learn.neural.fit import OnEpoch, TrainedNet, TrainingTask
+    from scalr_ray.learn.neural.fit import NeuralFit, OnEpoch, TrainedNet, TrainingTask
     from scalr_ray.learn.neural.loop import EpochReport
 
 
@@ -61,7 +61,7 @@ class Fitted:
 def fit(workspace: Workspace, stage: Stage) -> Fitted:
     """Choose the prior, and fit a translator of the configured kind on top of it."""
     with workspace.progress.stage("Weigh the look-backs of the prior"):
-        prior = _prior(workspace, stage)
+        prior = prior_of(workspace, stage)
     kind = workspace.config.translator.kind
     if kind == "frequency":
         return _frequency(workspace, stage, prior)
@@ -80,7 +80,8 @@ def fit(workspace: Workspace, stage: Stage) -> Fitted:
     return max(tried, key=lambda fitted: mean_likelihood(fitted.on_stage, window))
 
 
-def _prior(workspace: Workspace, stage: Stage) -> Prior:
+def prior_of(workspace: Workspace, stage: Stage) -> Prior:
+    """The configured prior, or the one that predicts the validation window best."""
     settings = workspace.config.prior
     if settings.window_days != "auto":
         return Prior.fixed(settings.window_days, settings.background)
@@ -121,11 +122,12 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
     )
 
 
-def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
-    from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
+def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
+    """What a neural fit is told under the configuration."""
+    from scalr_ray.learn.neural.fit import NeuralFit
 
     config = workspace.config
-    how = NeuralFit(
+    return NeuralFit(
         mix=prior.mix,
         alphas=config.translator.alphas,
         settings=config.translator.neural,
@@ -133,6 +135,12 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
         user_features=workspace.features_for("neural", "user_id"),
         item_features=workspace.features_for("neural", "item_id"),
     )
+
+
+def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
+    from scalr_ray.learn.neural.fit import fit_neural
+
+    how = neural_fit(workspace, prior)
     trainings: dict[str, Any] = {}
     with workspace.progress.stage("Train the neural translator"):
         fitted = fit_neural(

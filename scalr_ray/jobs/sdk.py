@@ -16,12 +16,14 @@ from scalr_ray.jobs import evaluate as evaluating
 from scalr_ray.jobs import generate as generating
 from scalr_ray.jobs import ingest, release
 from scalr_ray.jobs import train as training_stage
+from scalr_ray.jobs import tune as tuning
 from scalr_ray.jobs.demo import DemoInput, run_demo
 from scalr_ray.jobs.doctor import Finding
 from scalr_ray.jobs.generate import Generated
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.release import Audited
 from scalr_ray.jobs.train import Trained
+from scalr_ray.jobs.tune import TriedSettings
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import RunRecord
@@ -91,6 +93,10 @@ class Scalr:
     def train(self, as_of: str | datetime | None = None) -> Trained:
         """Train a translator on what was visible as of a time; by default, as of now."""
         return training_stage.train(self._workspace, as_of=self._cut(as_of))
+
+    def tune(self, as_of: str | datetime | None = None, trials: int = 20) -> list[TriedSettings]:
+        """Search the settings of the neural translator with Ray Tune; best first."""
+        return tuning.tune(self._workspace, as_of=self._cut(as_of), trials=trials)
 
     def generate(self, translator: str | None = None) -> Generated:
         """Draw a batch with the newest translator, or a named version, and stage it."""

@@ -190,8 +190,7 @@ def fit_neural(
         stripped = hidden[events.users.codes(visible.users.ids)]
         before = before.without_target_of(stripped)
     fitting = _Fitting(how)
-    inner = _inner_cut(before)
-    task = fitting.task("validation", before, inner, validation_cut)
+    task = _stopping_task(fitting, before, validation_cut)
     trained = train(task, on_epoch)
     first = fitting.translator(task, trained, before, validation_cut)
     window = validation_window(
@@ -208,6 +207,26 @@ def fit_neural(
         at_validation=at,
         chosen=chosen,
     )
+
+
+def stopping_task(
+    events: TrainingEvents,
+    *,
+    validation_cut: datetime,
+    how: NeuralFit,
+    hidden: NDArray[np.bool_] | None = None,
+) -> TrainingTask:
+    """What the first training of `fit_neural` is given: for those who try other settings on it."""
+    before = events.as_of(validation_cut)
+    if hidden is not None:
+        before = before.without_target_of(hidden)
+    return _stopping_task(_Fitting(how), before, validation_cut)
+
+
+def _stopping_task(
+    fitting: _Fitting, before: TrainingEvents, validation_cut: datetime
+) -> TrainingTask:
+    return fitting.task("validation", before, _inner_cut(before), validation_cut)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from scalr_ray.core.errors import (
     UsageError,
 )
 
-VERBS = ("import", "apply", "train", "generate", "gate", "publish", "run", "evaluate")
+VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("runs", "demo", "doctor")
 
 

@@ -1,7 +1,7 @@
 """How fast the neural translator trains on one device, by catalogue and by number of examples.
 
 ```
-python -m tests.bench.translator                         # on this CPU, some minutes
+python -m tests.bench.translator                         # on one CPU, some minutes
 python -m tests.bench.translator --device cuda
 python -m tests.bench.translator --examples 1            # cost against work up to 50M examples
 ```
@@ -172,6 +172,8 @@ def _batch(load: Workload, seed: int) -> Batch:
 
 def measure(load: Workload, device: str, peak_tflops: float) -> dict[str, float]:
     """Run one workload in this process."""
+    if device == "cpu":
+        torch.set_num_threads(1)  # threads that wait for one another measure what else is running
     torch.manual_seed(0)
     shape = NetShape(
         source_items=load.items,

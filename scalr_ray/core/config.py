@@ -83,7 +83,7 @@ class NeuralSettings(_Section):
 
     features: str | None = None
     item_features: str | None = None
-    length: PositiveInt = 128
+    length: PositiveInt = 64
     width: PositiveInt = 64
     layers: Annotated[int, Field(ge=0)] = 1
     heads: PositiveInt = 2
@@ -91,7 +91,7 @@ class NeuralSettings(_Section):
     id_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     drop_own: Annotated[float, Field(ge=0, le=1)] = 0.5
     epochs: PositiveInt = 20
-    batch_rows: PositiveInt = 128
+    batch_rows: PositiveInt = 32
     learning_rate: Positive = 2e-3
     weight_decay: NonNegative = 0.01
     patience: PositiveInt = 3
@@ -115,7 +115,7 @@ class TranslatorSettings(_Section):
     """
 
     kind: Literal["frequency", "neural", "auto"] = "frequency"
-    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0)
+    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5)
     shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 5.0)
     event_weights: dict[str, NonNegative] = {}
     pair_half_life_days: Positive | None = None

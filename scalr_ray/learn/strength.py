@@ -42,8 +42,8 @@ class Chosen(Generic[T]):
 
     Attributes:
         translator: the best candidate at its best strength; at alpha 0 if it does not transfer.
-        gain: what the winner of the other half adds to the prior's log-likelihood of an event, in
-            nats, mean over the events of a user, then over the users.
+        gain: what the winner of the other half adds to the prior's log-likelihood of an event, or
+            to its own under the control, in nats, mean over the events of a user, then over users.
         z: paired z-value of that gain over users; 0 where no winner beats the prior.
         transfers: whether the gain holds on users it was not chosen on, at 95 %.
         users: number of users in the window.
@@ -67,7 +67,11 @@ class _Tried(Generic[T]):
 
 
 def choose_strength(
-    candidates: Sequence[T], window: Window, *, alphas: Sequence[float]
+    candidates: Sequence[T],
+    window: Window,
+    *,
+    alphas: Sequence[float],
+    control: Callable[[Window], Window] | None = None,
 ) -> Chosen[T]:
     """Find the candidate, alpha and temperature under which the window is most likely.
 
@@ -75,6 +79,9 @@ def choose_strength(
         candidates: translators as of the start of the window, all with the same prior.
         window: the validation window.
         alphas: exponents to try; 0 is always tried.
+        control: the same users, of whom something else is known: the winner is then held against
+            itself, told this, and the gain is what knowing the truth adds. None holds it against
+            the prior.
 
     Returns:
         The choice; the candidates stand as of the start of the window, so refit the chosen one.
@@ -86,7 +93,7 @@ def choose_strength(
     best, prior = _search(candidates, parts, alphas)
     gains = np.concatenate(
         [
-            _likelihood(best[chosen].translator, rest) - _likelihood(prior[chosen].translator, rest)
+            _gains(best[chosen].translator, prior[chosen].translator, rest, control)
             for chosen, rest in ((0, window.rows(second)), (1, window.rows(first)))
         ]
     )
@@ -106,6 +113,15 @@ def choose_strength(
 def mean_likelihood(translator: Translator, window: Window) -> float:
     """The mean log-likelihood of an event of the window, nats, over users."""
     return float(_likelihood(translator, window).mean())
+
+
+def _gains(
+    best: Translator, prior: Translator, rest: Window, control: Callable[[Window], Window] | None
+) -> NDArray[np.float64]:
+    """(B,) what the best strength adds to each user's mean log-likelihood."""
+    if control is None:
+        return _likelihood(best, rest) - _likelihood(prior, rest)
+    return _likelihood(best, rest) - _likelihood(best, control(rest))
 
 
 def _search(

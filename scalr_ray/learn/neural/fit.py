@@ -30,8 +30,8 @@ from scalr_ray.learn.fit import FittedTranslator
 from scalr_ray.learn.neural.examples import training_queries, training_rows
 from scalr_ray.learn.neural.feed import table_feed
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
-from scalr_ray.learn.strength import choose_strength
-from scalr_ray.learn.window import validation_window
+from scalr_ray.learn.strength import Chosen, choose_strength
+from scalr_ray.learn.window import Window, validation_window
 from scalr_ray.translator.histories import FeaturesAsOf
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
@@ -45,6 +45,12 @@ from scalr_ray.translator.prior_mix import PriorMix
 # Share of the target events before the validation cut that say when to stop.
 _INNER_SHARE = 0.1
 _VALIDATION_ROWS = 512
+# However few rows there are, training may take so many steps, and waits so long for a better one.
+_LEAST_STEPS = 1500
+_PATIENT_STEPS = 300
+# Users whose target events are withheld from the first net, and how many of them there must be.
+_WITHHELD_SHARE = 0.25
+_LEAST_UNSEEN = 20
 # Catalogues up to this size are compared in full, larger ones by as many drawn items.
 _FULL_CATALOGUE = 2048
 
@@ -175,7 +181,7 @@ def fit_neural(
         cutoff: the train cutoff.
         how: what the fit is told.
         hidden: (U,) users whose target events before the validation cut the first net must not
-            see, so that it can be tried on them; None hides nobody.
+            see, so that it can be tried on them; None takes some by a hash of their ids.
         train: where nets are trained.
         on_epoch: called with the name of the training and the report of each epoch.
 
@@ -185,10 +191,9 @@ def fit_neural(
     """
     visible = events.as_of(cutoff).compact()
     before = visible.as_of(validation_cut)
-    stripped = np.zeros(len(visible.users), dtype=bool)
-    if hidden is not None:
-        stripped = hidden[events.users.codes(visible.users.ids)]
-        before = before.without_target_of(stripped)
+    if hidden is None:
+        hidden = _withheld(events, how.seed)
+    before = before.without_target_of(hidden[events.users.codes(visible.users.ids)])
     fitting = _Fitting(how)
     task = _stopping_task(fitting, before, validation_cut)
     trained = train(task, on_epoch)
@@ -196,7 +201,7 @@ def fit_neural(
     window = validation_window(
         visible, validation_cut, cutoff, how.seed, known=before, features=how.user_features
     )
-    chosen = choose_strength([first], window, alphas=how.alphas)
+    chosen = _choose(first, window, how.alphas)
     settings = how.settings.model_copy(update={"epochs": trained.epochs})
     fixed = _Fitting(replace(how, settings=settings))
     task = fixed.task("final", visible, cutoff, None)
@@ -207,6 +212,43 @@ def fit_neural(
         at_validation=at,
         chosen=chosen,
     )
+
+
+def _withheld(events: TrainingEvents, seed: int) -> NDArray[np.bool_]:
+    """(U,) some users, by their ids, so that others move nobody."""
+    ids = events.users.ids.to_pylist()
+    keys = np.array([stream_seed("withheld", seed, user) for user in ids], dtype=np.uint64)
+    return np.asarray(keys < np.uint64(int(_WITHHELD_SHARE * 2.0**64)))
+
+
+def _choose(
+    translator: NeuralTranslator, window: Window, alphas: Sequence[float]
+) -> Chosen[NeuralTranslator]:
+    """The strength for the users as they are, if the source domain alone tells anything of them.
+
+    What a user did in the target domain tells what they will do there; a net that has seen it may
+    know the user again by their source events; and it may mend the prior for everybody. None of it
+    is transfer. So the gain is that of users whose target events the net has never seen, and it is
+    what their own source events add over those of somebody else. Without it nothing is proposed.
+    """
+    unseen = np.flatnonzero(np.diff(window.users.own.offsets) == 0)
+    if len(unseen) < _LEAST_UNSEEN:
+        raise DataError(
+            f"only {len(unseen)} users of the validation window have no target history; at least "
+            f"{_LEAST_UNSEEN} are needed to see whether anything transfers: import more events"
+        )
+    transfer = choose_strength([translator], window.rows(unseen), alphas=alphas, control=_swapped)
+    if not transfer.transfers:
+        return transfer
+    chosen = choose_strength([translator], window, alphas=alphas)
+    return replace(transfer, translator=chosen.translator, likelihood=chosen.likelihood)
+
+
+def _swapped(window: Window) -> Window:
+    """The window, each user with the source events and features of another."""
+    other = np.roll(np.arange(len(window)), len(window) // 2)
+    users, swapped = window.users, window.users.take(other)
+    return replace(window, users=replace(users, source=swapped.source, features=swapped.features))
 
 
 def stopping_task(
@@ -257,10 +299,11 @@ class _Fitting:
             item_features=None if of_items is None else FeatureSpec.fit(of_items),
         )
         asked = np.bincount(np.asarray(queries["item"]), minlength=items)
+        rows = training_rows(events, start=EPOCH, end=cut, length=settings.length, features=served)
         return TrainingTask(
             name=name,
             shape=shape,
-            settings=self._loop(stops_early=until is not None),
+            settings=self._loop(rows.num_rows, stops_early=until is not None),
             catalogue=Catalogue(
                 prior=self._index(events),
                 first_seen=first_sightings(events),
@@ -268,9 +311,7 @@ class _Fitting:
                 negatives=_negatives(settings, items),
                 features=_encoded(shape.item_features, of_items),
             ),
-            rows=training_rows(
-                events, start=EPOCH, end=cut, length=settings.length, features=served
-            ),
+            rows=rows,
             validation=None if until is None else self._validation(events, cut, until),
         )
 
@@ -325,10 +366,16 @@ class _Fitting:
             mix=self.how.mix,
         )
 
-    def _loop(self, *, stops_early: bool) -> LoopSettings:
+    def _loop(self, rows: int, *, stops_early: bool) -> LoopSettings:
         settings = self.how.settings
+        epochs, patience = settings.epochs, settings.epochs
+        if stops_early:
+            # A net learns by steps: few rows take more passes over them.
+            steps = -(-rows // (settings.batch_rows * settings.accumulate))
+            epochs = max(epochs, -(-_LEAST_STEPS // steps))
+            patience = max(settings.patience, -(-_PATIENT_STEPS // steps))
         return LoopSettings(
-            epochs=settings.epochs,
+            epochs=epochs,
             batch_rows=settings.batch_rows,
             learning_rate=settings.learning_rate,
             weight_decay=settings.weight_decay,
@@ -336,7 +383,7 @@ class _Fitting:
             drop_own=settings.drop_own,
             bf16=True,
             compile=settings.compile,
-            patience=settings.patience if stops_early else settings.epochs,
+            patience=patience,
             seed=self.how.seed,
         )
 

@@ -19,6 +19,7 @@ from scalr_ray.translator.neural.features import FeatureSpec
 
 # Log gaps in days are interpolated between these knots: none, 1, 3, 7, 20, 55, 148, 400, 1100 days.
 _GAP_KNOTS = tuple(float(knot) for knot in range(9))
+_FIRST_MATCH = 4.0
 
 
 class GapEmbedding(nn.Module):
@@ -40,7 +41,7 @@ class GapEmbedding(nn.Module):
 
 
 class TranslatorNet(nn.Module):
-    """The neural translator's net; before training its match is 0, which leaves the prior as it is.
+    """The neural translator's net; before training its match is small beside the prior.
 
     Args:
         shape: its sizes.
@@ -71,7 +72,11 @@ class TranslatorNet(nn.Module):
     def _initialise(self) -> None:
         for table in (self.source_table, self.target_table, self.sides, self.types):
             nn.init.normal_(table.weight, std=self.shape.width**-0.5)
-        for silent in (self.query.weight, self.age.weight, self.age.bias):
+        # A bowed plane is flat in the middle: from zero, states and items would take hundreds of
+        # steps to find each other.
+        nn.init.eye_(self.query.weight)
+        self.query.weight.data *= _FIRST_MATCH
+        for silent in (self.age.weight, self.age.bias):
             nn.init.zeros_(silent)
 
     def forward(self, batch: Batch, candidates: Candidates) -> Tensor:

@@ -126,6 +126,13 @@ def first_sightings(events: TrainingEvents) -> NDArray[np.int64]:
     return first_seen
 
 
+def first_appearances(events: TrainingEvents) -> NDArray[np.int64]:
+    """(I,) from when on each target item is known of, us since 1970; the largest without events."""
+    appears = np.full(len(events.target_items), _NEVER, dtype=np.int64)
+    np.minimum.at(appears, events.target_log.items, events.target_log.appear)
+    return appears
+
+
 def delay_quantiles(source: CodedEvents, target: CodedEvents) -> NDArray[np.int64]:
     """(Q,) ascending quantiles of the time from a user's last source event to a target event.
 

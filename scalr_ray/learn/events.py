@@ -106,6 +106,17 @@ class CodedEvents:
         """The first event of each (user, item) pair."""
         return self.where(_is_first(_numbered(self.users, self.items)))
 
+    def first_to_appear(self) -> CodedEvents:
+        """The event of each (user, item) pair that appears first.
+
+        Whoever looks at any time finds one event of each pair that has appeared by then, and what
+        is known later changes nothing of it.
+        """
+        order = np.argsort(self.appear, kind="stable")
+        kept = np.zeros(len(self), dtype=bool)
+        kept[order[_is_first(_numbered(self.users[order], self.items[order]))]] = True
+        return self.where(kept)
+
     def firsts_by_type(self) -> CodedEvents:
         """The first event of each type of each (user, item) pair."""
         pairs = _numbered(self.users, self.items)

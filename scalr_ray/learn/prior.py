@@ -62,7 +62,7 @@ def fit_prior(
         DataError: no event of the window is on an item that was seen before it.
     """
     windows = tuple(look_backs)
-    seen = events.as_of(end).target
+    seen = events.as_of(end).target_log.first_to_appear()
     outcomes = seen.between(start, end)
     index = PopularityIndex.of(
         seen.items,

@@ -139,10 +139,11 @@ def _side_columns(log: CodedEvents, side: int, end: int) -> dict[str, NDArray[np
     appears = log.appear
     order = np.argsort(appears, kind="stable")
     order = order[appears[order] <= end]
-    # A repeat says nothing new. What counts is which appears first, as anybody would have it who
-    # looks at any time.
+    # A repeat of the same type says nothing new. What counts is which appears first, as anybody
+    # would have it who looks at any time.
     pairs = log.users[order] * (int(log.items.max(initial=0)) + 1) + log.items[order]
-    _, first = np.unique(pairs, return_index=True)
+    alike = pairs * (int(log.types.max(initial=0)) + 2) + log.types[order] + 1
+    _, first = np.unique(alike, return_index=True)
     kept = order[np.sort(first)]
     return {
         "user": log.users[kept],

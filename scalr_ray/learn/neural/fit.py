@@ -24,7 +24,7 @@ from scalr_ray.core.clock import EPOCH, floor_day, from_micros, to_micros
 from scalr_ray.core.config import NeuralSettings
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import stream_seed
-from scalr_ray.learn.counts import delay_quantiles, first_sightings
+from scalr_ray.learn.counts import delay_quantiles, first_appearances, first_sightings
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator
 from scalr_ray.learn.neural.examples import training_queries, training_rows
@@ -306,7 +306,7 @@ class _Fitting:
             settings=self._loop(rows.num_rows, stops_early=until is not None),
             catalogue=Catalogue(
                 prior=self._index(events),
-                first_seen=first_sightings(events),
+                first_seen=first_appearances(events),
                 shares=asked / max(asked.sum(), 1),
                 negatives=_negatives(settings, items),
                 features=_encoded(shape.item_features, of_items),
@@ -357,7 +357,7 @@ class _Fitting:
         return None if ask is None else ask(ids, np.full(len(ids), to_micros(cut)))
 
     def _index(self, events: TrainingEvents) -> PopularityIndex:
-        target = events.target
+        target = events.target_log.first_to_appear()
         return PopularityIndex.of(
             target.items,
             target.times,

@@ -172,3 +172,22 @@ def test_domains_without_a_common_user_are_refused():
             event_table([("u1", "a", 1)], "books"), event_table([("u2", "a", 1)], "music")
         )
     assert "\n" not in str(caught.value)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2), st.integers(0, 9), st.integers(0, 9)))
+)
+def test_the_first_to_appear_is_what_anybody_finds_at_any_time(drawn):
+    rows = [
+        (f"u{user}", f"i{item}", happened, max(happened, known))
+        for user, item, happened, known in [(0, 0, 0, 0), *drawn]
+    ]
+    log = TrainingEvents.of(event_table(rows, "source"), event_table(rows, "target")).target_log
+    kept = log.first_to_appear()
+    for moment in range(12):
+        found = kept.as_of(day(moment))
+        pairs = list(zip(found.users.tolist(), found.items.tolist(), strict=True))
+        seen = log.as_of(day(moment))
+        assert sorted(pairs) == sorted(
+            set(zip(seen.users.tolist(), seen.items.tolist(), strict=True))
+        )

@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from scalr_ray.core.events import event_schema
+from scalr_ray.learn.counts import first_appearances
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
@@ -93,12 +94,10 @@ def stirred(net: TranslatorNet) -> TranslatorNet:
 
 
 def catalogue_of(events: TrainingEvents, negatives: int = 0) -> Catalogue:
-    log, items = events.target_log, len(events.target_items)
-    first_seen = np.full(items, np.iinfo(np.int64).max)
-    np.minimum.at(first_seen, log.items, log.appear)
+    log, items = events.target_log.first_to_appear(), len(events.target_items)
     return Catalogue(
         prior=PopularityIndex.of(log.items, log.times, log.known_from, items=items, mix=MIX),
-        first_seen=first_seen,
+        first_seen=first_appearances(events),
         shares=np.bincount(log.items, minlength=items) / max(len(log), 1),
         negatives=negatives,
     )

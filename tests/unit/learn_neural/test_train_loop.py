@@ -114,12 +114,6 @@ def test_training_ends_with_the_weights_that_validated_best(planted):
     assert planted.validate(net) == best
 
 
-def test_an_untrained_net_leaves_the_prior_as_it_is(planted):
-    catalogue, rows = planted.full, planted.checked
-    plain = mean_log_likelihood(net_of(planted.world), [rows], catalogue)
-    assert plain == mean_log_likelihood(net_of(planted.world, seed=7), [rows], catalogue)
-
-
 def test_a_loss_that_is_not_finite_is_named(planted):
     net = net_of(planted.world)
     with torch.no_grad():

@@ -48,6 +48,16 @@ def write_artifact(
         shutil.rmtree(replaced)
 
 
+def kind_of(folder: Path) -> str:
+    """The kind of translator that lies in a folder.
+
+    Raises:
+        DataError: the folder is missing, or its settings are unreadable or of another format.
+    """
+    with _refusing(folder):
+        return str(_settings(folder)["kind"])
+
+
 @contextmanager
 def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     """The settings of a folder whose files are as they were written, for the time of a block.
@@ -60,24 +70,28 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.
     """
-    # Arrow's errors and malformed JSON are ValueErrors.
-    errors: tuple[type[Exception], ...] = (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        *more,
-    )
-    try:
-        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-        if settings["format"] != _FORMAT:
-            raise DataError(f"translator {folder} has another format; run `scalr train` again")
+    with _refusing(folder, *more):
+        settings = _settings(folder)
         for name, recorded in settings["files"].items():
             if file_fingerprint(folder / name) != recorded:
                 raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
         yield settings
-    except errors as error:
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    if settings["format"] != _FORMAT:
+        raise DataError(f"translator {folder} has another format; run `scalr train` again")
+    return settings
+
+
+@contextmanager
+def _refusing(folder: Path, *more: type[Exception]) -> Iterator[None]:
+    # Arrow's errors and malformed JSON are ValueErrors.
+    errors: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError)
+    try:
+        yield
+    except (*errors, *more) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(
             f"translator {folder} is unreadable ({reason}); run `scalr train` again"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.translator.artifact import reading, write_artifact
+from scalr_ray.translator.artifact import kind_of, reading, write_artifact
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
 from scalr_ray.translator.prior_mix import PriorMix
@@ -48,12 +48,12 @@ def load_translator(folder: Path) -> Translator:
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.
     """
-    with reading(folder) as settings:
-        kind = settings["kind"]
-        if kind == "frequency":
+    kind = kind_of(folder)
+    if kind == "frequency":
+        with reading(folder) as settings:
             return _load_frequency(settings, folder)
     if kind != "neural":
-        raise DataError(f"translator {folder} is of an unknown kind; run `scalr train` again")
+        raise DataError(f"translator {folder} is of the unknown kind {kind!r}; train again")
     from scalr_ray.translator.neural.storage import load_neural
 
     return load_neural(folder)

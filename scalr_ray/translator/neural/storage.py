@@ -12,8 +12,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,46 +25,33 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.core.fingerprint import file_fingerprint
+from scalr_ray.translator.artifact import reading, write_artifact
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
 
-_FORMAT = 1
-_SETTINGS = "translator.json"
 _WEIGHTS = "weights.safetensors"
 _ITEM_FEATURES = "item_features.safetensors"
 
 
 def save_neural(translator: NeuralTranslator, folder: Path) -> None:
     """Write all files beside `folder` and rename, so that a reader finds all of them or none."""
-    staged = folder.with_name(f".{folder.name}.partial")
-    replaced = folder.with_name(f".{folder.name}.replaced")
-    for leftover in (staged, replaced):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    staged.mkdir(parents=True)
-    for name, table in _tables(translator).items():
-        pq.write_table(table, staged / name)
-    for name, tensors in _tensors(translator).items():
-        save_file(tensors, staged / name)
+
+    def write(staged: Path) -> None:
+        for name, table in _tables(translator).items():
+            pq.write_table(table, staged / name)
+        for name, tensors in _tensors(translator).items():
+            save_file(tensors, staged / name)
+
     settings = {
-        "format": _FORMAT,
-        "kind": translator.kind,
         "train_cutoff": translator.train_cutoff.isoformat(),
         "shape": translator.net.shape.to_json(),
         "alpha": translator.alpha,
         "temperature": translator.temperature,
         "delays_us": translator.delays.tolist(),
-        "files": {path.name: file_fingerprint(path) for path in sorted(staged.iterdir())},
     }
-    (staged / _SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    if folder.exists():
-        folder.rename(replaced)
-    staged.rename(folder)
-    if replaced.exists():
-        shutil.rmtree(replaced)
+    write_artifact(folder, kind=translator.kind, settings=settings, write=write)
 
 
 def load_neural(folder: Path, device: torch.device | str = "cpu") -> NeuralTranslator:
@@ -75,28 +60,11 @@ def load_neural(folder: Path, device: torch.device | str = "cpu") -> NeuralTrans
     Raises:
         DataError: the folder is missing, incomplete, damaged, or of another format or kind.
     """
-    try:
-        settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-        if (settings["format"], settings["kind"]) != (_FORMAT, NeuralTranslator.kind):
-            raise DataError(f"translator {folder} has another format; run `scalr train` again")
-        for name, recorded in settings["files"].items():
-            if file_fingerprint(folder / name) != recorded:
-                raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
+    # torch refuses weights of another shape by a RuntimeError.
+    with reading(folder, RuntimeError, SafetensorError) as settings:
+        if settings["kind"] != NeuralTranslator.kind:
+            raise DataError(f"translator {folder} is {settings['kind']}; run `scalr train` again")
         return _assemble(settings, folder, torch.device(device))
-    # Arrow's errors and malformed JSON are ValueErrors; torch refuses weights by RuntimeError.
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
-        ) from error
 
 
 def _tables(translator: NeuralTranslator) -> dict[str, pa.Table]:

@@ -30,8 +30,9 @@ from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:
-    from scalr_ray.learn.neural.fit import NeuralFit, OnEpoch, TrainedNet, TrainingTask
+    from scalr_ray.learn.neural.fit import NeuralFit
     from scalr_ray.learn.neural.loop import EpochReport
+    from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +170,7 @@ def _train(
     on_epoch: OnEpoch,
 ) -> TrainedNet:
     """Train on Ray, or in this process where no workers are wanted; what it took is kept."""
-    from scalr_ray.learn.neural.fit import train_here
+    from scalr_ray.learn.neural.task import train_here
 
     config = workspace.config
     workers = config.translator.neural.workers

@@ -27,8 +27,8 @@ import ray_training
 from ray_training import local_ray, trained_alone, training_task
 
 from scalr_ray.learn.neural.distributed import Cluster, train_distributed
-from scalr_ray.learn.neural.fit import TrainingTask
 from scalr_ray.learn.neural.loop import EpochReport
+from scalr_ray.learn.neural.task import TrainingTask
 
 # Workers cannot import what stands beside the tests: it travels whole.
 ray.cloudpickle.register_pickle_by_value(ray_training)

@@ -13,9 +13,9 @@ import ray
 import torch
 
 from scalr_ray.learn.neural.feed import table_feed
-from scalr_ray.learn.neural.fit import TrainingTask, new_net
 from scalr_ray.learn.neural.loop import LoopSettings, LoopState, train_loop
 from scalr_ray.learn.neural.peers import Alone
+from scalr_ray.learn.neural.task import TrainingTask, new_net
 from scalr_ray.learn.neural.validation import shared_validation
 
 # Workers cannot import what stands here: it travels whole.

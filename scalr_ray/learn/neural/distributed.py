@@ -40,9 +40,9 @@ from scalr_ray.core.errors import ConfigError, RetryLater, ScalrError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.learn.neural.checkpoints import Standing, best_weights
 from scalr_ray.learn.neural.feed import shared_feed
-from scalr_ray.learn.neural.fit import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.progress import News, Progress, board, tensorboard
 from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS
+from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.worker import Job, train_worker
 
 if TYPE_CHECKING:

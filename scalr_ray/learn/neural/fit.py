@@ -8,15 +8,12 @@ many epochs on everything before the train cutoff.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import count
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,15 +25,14 @@ from scalr_ray.learn.counts import delay_quantiles, first_appearances, first_sig
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator
 from scalr_ray.learn.neural.examples import training_queries, training_rows
-from scalr_ray.learn.neural.feed import table_feed
-from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
+from scalr_ray.learn.neural.loop import LoopSettings
+from scalr_ray.learn.neural.task import OnEpoch, Train, TrainedNet, TrainingTask, train_here
 from scalr_ray.learn.strength import Chosen, choose_strength
 from scalr_ray.learn.window import Window, validation_window
 from scalr_ray.translator.histories import FeaturesAsOf
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.features import FeatureSpec
-from scalr_ray.translator.neural.loss import tuned_log_likelihood
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
 from scalr_ray.translator.prior import PopularityIndex
@@ -44,7 +40,6 @@ from scalr_ray.translator.prior_mix import PriorMix
 
 # Share of the target events before the validation cut that say when to stop.
 _INNER_SHARE = 0.1
-_VALIDATION_ROWS = 512
 # However few rows there are, training may take so many steps, and waits so long for a better one.
 _LEAST_STEPS = 1500
 _PATIENT_STEPS = 300
@@ -53,54 +48,6 @@ _WITHHELD_SHARE = 0.25
 _LEAST_UNSEEN = 20
 # Catalogues up to this size are compared in full, larger ones by as many drawn items.
 _FULL_CATALOGUE = 2048
-
-OnEpoch = Callable[[str, EpochReport], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingTask:
-    """All that a net is trained from, wherever that happens.
-
-    Attributes:
-        name: of the run, for those who show or resume it.
-        shape: of the net.
-        settings: of the loop.
-        catalogue: what queries are compared with.
-        rows: training rows.
-        validation: rows that say when to stop; None trains for all epochs.
-    """
-
-    name: str
-    shape: NetShape
-    settings: LoopSettings
-    catalogue: Catalogue
-    rows: pa.Table
-    validation: pa.Table | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedNet:
-    """What training gave: the best weights, on the CPU, and a report per epoch."""
-
-    weights: dict[str, Tensor]
-    reports: Sequence[EpochReport]
-
-    @property
-    def epochs(self) -> int:
-        """How many epochs led to the weights."""
-        return 1 + max(report.epoch for report in self.reports if report.best)
-
-    @property
-    def metrics(self) -> dict[str, Any]:
-        """What the ledger keeps of the training."""
-        seconds = sum(report.seconds for report in self.reports)
-        return {
-            "loss": [report.loss for report in self.reports],
-            "validation": [report.validation for report in self.reports],
-            "best_validation": max(report.validation for report in self.reports),
-            "examples_per_s": sum(report.examples for report in self.reports) / seconds,
-            "seconds": seconds,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,45 +69,6 @@ class NeuralFit:
     seed: int
     user_features: FeaturesAsOf | None = None
     item_features: FeaturesAsOf | None = None
-
-
-Train = Callable[[TrainingTask, OnEpoch], TrainedNet]
-
-
-def train_here(task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
-    """Train in this process, on its GPU if it has one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    net = new_net(task).to(device)
-    settings = task.settings
-    feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
-    state = train_loop(
-        net,
-        feed.batches,
-        validation_of(task),
-        task.settings,
-        catalogue=task.catalogue,
-        on_epoch=lambda _, report: on_epoch(task.name, report),
-    )
-    weights = {name: weight.cpu() for name, weight in state.best.items()}
-    return TrainedNet(weights=weights, reports=state.reports)
-
-
-def new_net(task: TrainingTask) -> TranslatorNet:
-    """The net before training, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed("net", task.settings.seed) >> 1)
-        return TranslatorNet(task.shape)
-
-
-def validation_of(task: TrainingTask) -> Callable[[TranslatorNet], float]:
-    """What an epoch is judged by; without validation rows, each is better than the last."""
-    rows = task.validation
-    if rows is None:
-        epochs = count()
-        return lambda _: float(next(epochs))
-    full = replace(task.catalogue, negatives=0)
-    tables = [rows.slice(at, _VALIDATION_ROWS) for at in range(0, rows.num_rows, _VALIDATION_ROWS)]
-    return lambda net: tuned_log_likelihood(net, tables, full)
 
 
 def fit_neural(

@@ -18,8 +18,8 @@ from ray.tune.schedulers import ASHAScheduler
 from scalr_ray.core.errors import ConfigError, RetryLater
 from scalr_ray.core.keyed import keyed_uniform, stream_seed
 from scalr_ray.learn.neural.feed import table_feed
-from scalr_ray.learn.neural.fit import TrainingTask, new_net, validation_of
 from scalr_ray.learn.neural.loop import EpochReport, LoopState, train_loop
+from scalr_ray.learn.neural.task import TrainingTask, new_net, validation_of
 
 # What is searched unless the caller says otherwise: what matters most, and by about how much.
 DEFAULT_SPACE: Mapping[str, Sequence[float | int]] = {

@@ -128,8 +128,6 @@ def test_two_processes_with_sharded_tables_train_as_one_does(tmp_path):
         weights = load_file(tmp_path / f"{rank}.safetensors")
         assert weights.keys() == net.state_dict().keys()
         for name, weight in net.state_dict().items():
-            if name.startswith(
-                "age."
-            ):  # all are of one age: its gradient is rounding
+            if name.startswith("age."):  # all are of one age: its gradient is rounding
                 continue
             torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-5)

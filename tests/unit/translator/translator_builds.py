@@ -29,9 +29,7 @@ def build(users, *, alpha=0.6, shrinkage=1.0, temperature=1.0, prior=None, pseud
         prior=shares / shares.sum(),
         first_seen=np.zeros(TARGETS, dtype=np.int64),
         delays=np.arange(0, 1_010, 10, dtype=np.int64),
-        strength=Strength(
-            shrinkage=shrinkage, alpha=alpha, temperature=temperature
-        ),
+        strength=Strength(shrinkage=shrinkage, alpha=alpha, temperature=temperature),
     )
 
 

@@ -1,0 +1,109 @@
+"""One training of a net: what it is given, what it gives, and doing it in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from scalr_ray.core.keyed import stream_seed
+from scalr_ray.learn.neural.feed import table_feed
+from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
+from scalr_ray.translator.neural.candidates import Catalogue
+from scalr_ray.translator.neural.config import NetShape
+from scalr_ray.translator.neural.loss import tuned_log_likelihood
+from scalr_ray.translator.neural.net import TranslatorNet
+
+_VALIDATION_ROWS = 512
+
+OnEpoch = Callable[[str, EpochReport], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """All that a net is trained from, wherever that happens.
+
+    Attributes:
+        name: of the run, for those who show or resume it.
+        shape: of the net.
+        settings: of the loop.
+        catalogue: what queries are compared with.
+        rows: training rows.
+        validation: rows that say when to stop; None trains for all epochs.
+    """
+
+    name: str
+    shape: NetShape
+    settings: LoopSettings
+    catalogue: Catalogue
+    rows: pa.Table
+    validation: pa.Table | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedNet:
+    """What training gave: the best weights, on the CPU, and a report per epoch."""
+
+    weights: dict[str, Tensor]
+    reports: Sequence[EpochReport]
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs led to the weights."""
+        return 1 + max(report.epoch for report in self.reports if report.best)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the ledger keeps of the training."""
+        seconds = sum(report.seconds for report in self.reports)
+        return {
+            "loss": [report.loss for report in self.reports],
+            "validation": [report.validation for report in self.reports],
+            "best_validation": max(report.validation for report in self.reports),
+            "examples_per_s": sum(report.examples for report in self.reports) / seconds,
+            "seconds": seconds,
+        }
+
+
+Train = Callable[[TrainingTask, OnEpoch], TrainedNet]
+
+
+def train_here(task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
+    """Train in this process, on its GPU if it has one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = new_net(task).to(device)
+    settings = task.settings
+    feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
+    state = train_loop(
+        net,
+        feed.batches,
+        validation_of(task),
+        task.settings,
+        catalogue=task.catalogue,
+        on_epoch=lambda _, report: on_epoch(task.name, report),
+    )
+    weights = {name: weight.cpu() for name, weight in state.best.items()}
+    return TrainedNet(weights=weights, reports=state.reports)
+
+
+def new_net(task: TrainingTask) -> TranslatorNet:
+    """The net before training, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream_seed("net", task.settings.seed) >> 1)
+        return TranslatorNet(task.shape)
+
+
+def validation_of(task: TrainingTask) -> Callable[[TranslatorNet], float]:
+    """What an epoch is judged by; without validation rows, each is better than the last."""
+    rows = task.validation
+    if rows is None:
+        epochs = count()
+        return lambda _: float(next(epochs))
+    full = replace(task.catalogue, negatives=0)
+    tables = [rows.slice(at, _VALIDATION_ROWS) for at in range(0, rows.num_rows, _VALIDATION_ROWS)]
+    return lambda net: tuned_log_likelihood(net, tables, full)

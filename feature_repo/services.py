@@ -36,3 +36,17 @@ real_only_v1 = FeatureService(
     description="Enriches real target events, each as of its own time.",
     tags={"mix": "real"},
 )
+
+user_features_v1 = FeatureService(
+    name="user_features_v1",
+    features=[user_source_features],
+    description="What a neural translator may read of a user, as of each event.",
+    tags={"mix": "real"},
+)
+
+item_features_v1 = FeatureService(
+    name="item_features_v1",
+    features=[item_popularity],
+    description="What a neural translator may read of an item, as of its train cutoff.",
+    tags={"mix": "real"},
+)

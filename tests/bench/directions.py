@@ -10,8 +10,8 @@ are paired, over the 90-day popularity of the same direction, with 95 % interval
 NE is the entropy of the outcomes relative to that under the 90-day popularity at its temperature,
 ECE the share of outcomes that fall where they were not expected; before and after calibration.
 
-`chosen` is what the validation window alone would pick: the translator and prior that make it
-likeliest, where the translator is also likelier than its prior on users it was not chosen on.
+`chosen` is what the validation window alone picks for each seed: the translator and prior that make
+it likeliest. A translator whose evidence does not hold on users it was not chosen on is its prior.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,29 @@ class Row:
     note: str = ""
 
 
-def fit_frequency(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
-    """The frequency translator as of the cut, and what validation said."""
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One fit.
+
+    Attributes:
+        translator: as of the cut.
+        on_stage: as of the validation cut, without what withheld users did in the target domain.
+        chosen: what validation said of it.
+    """
+
+    translator: Translator
+    on_stage: Translator
+    chosen: Chosen[Any]
+
+
+def on_stage(split: Split, seed: int) -> TrainingEvents:
+    """What is known as of the validation cut, some target histories withheld."""
+    before = split.events.as_of(split.validation_cut)
+    return before.without_target_of(withheld(split.events, seed))
+
+
+def fit_frequency(split: Split, prior: Prior, seed: int) -> Run:
+    """The frequency translator."""
     fitted = fit_translator(
         split.events,
         validation_cut=split.validation_cut,
@@ -72,30 +93,34 @@ def fit_frequency(split: Split, prior: Prior, seed: int) -> tuple[Translator, Ch
         mix=prior.mix,
         seed=seed,
     )
-    return fitted.translator, fitted.chosen
+    recounted = translator_as_of(
+        on_stage(split, seed),
+        split.validation_cut,
+        strength=fitted.translator.strength,
+        mix=prior.mix,
+    )
+    return Run(translator=fitted.translator, on_stage=recounted, chosen=fitted.chosen)
 
 
-def fit_neural(split: Split, prior: Prior, seed: int) -> tuple[Translator, Chosen[Any]]:
-    """The neural translator likewise."""
-    from scalr_ray.learn.neural.fit import NeuralFit
-    from scalr_ray.learn.neural.fit import fit_neural as fit
-
-    fitted = fit(
+def fit_net(split: Split, prior: Prior, seed: int) -> Run:
+    """The neural translator."""
+    fitted = fit_neural(
         split.events,
         validation_cut=split.validation_cut,
         cutoff=split.cut,
         how=NeuralFit(mix=prior.mix, alphas=GRID.alphas, settings=NeuralSettings(), seed=seed),
+        hidden=withheld(split.events, seed),
         on_epoch=lambda name, report: sys.stderr.write(
             f"{name} {report.epoch}: loss {report.loss:.4f}, validation {report.validation:.4f}, "
             f"{report.seconds:.0f} s\n"
         ),
     )
-    return fitted.translator, fitted.chosen
+    return Run(translator=fitted.translator, on_stage=fitted.at_validation, chosen=fitted.chosen)
 
 
-KINDS: dict[str, Callable[[Split, Prior, int], tuple[Translator, Chosen[Any]]]] = {
+KINDS: dict[str, Callable[[Split, Prior, int], Run]] = {
     "frequency": fit_frequency,
-    "neural": fit_neural,
+    "neural": fit_net,
 }
 
 
@@ -143,32 +168,33 @@ def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int)
         "90 days": Prior.fixed(90, BACKGROUND),
         "fitted": fit_prior(split.events, split.validation_cut, split.cut, background=BACKGROUND),
     }
-    picks: list[tuple[float, Row]] = []
+    tried: list[list[Run]] = []
     for label in labels:
-        prior = priors[label]
-        base: Row | None = None
-        for kind in kinds:
+        for place, kind in enumerate(kinds):
             began = time.perf_counter()
-            runs = [
-                KINDS[kind](split, prior, seed) for seed in range(seeds if kind == "neural" else 1)
-            ]
-            seconds = (time.perf_counter() - began) / len(runs)
-            chosen = runs[0][1]
-            if base is None:
-                base = measure(f"prior, {label}", [as_prior(runs[0][0])], split)
-                yield base
-            row = measure(
-                f"{kind}, {label}",
-                [translator for translator, _ in runs],
-                split,
-                f"alpha {runs[0][0].alpha:g}, {chosen.gain:+.3f} nats (z {chosen.z:.1f}), "
-                f"{seconds:.0f} s",
+            runs = [KINDS[kind](split, priors[label], seed) for seed in range(seeds)]
+            seconds = (time.perf_counter() - began) / seeds
+            if place == 0:
+                plain = as_prior(runs[0].translator)
+                yield measure(f"prior, {label}", [plain] * seeds, split)
+            tried.append(runs)
+            gains = ", ".join(
+                f"{run.chosen.gain:+.3f} (z {run.chosen.z:.1f}, alpha {run.translator.alpha:g})"
+                for run in (runs if kind == "neural" else runs[:1])
             )
-            yield row
-            picks.append((chosen.likelihood, row if chosen.transfers else base))
-    likelihood, row = max(picks, key=lambda pick: pick[0])
-    note = f"{row.name}, {likelihood:.3f} nats on validation"
-    yield replace(row, name="**chosen**", note=note)
+            translators = [run.translator for run in runs]
+            yield measure(f"{kind}, {label}", translators, split, f"{gains}; {seconds:.0f} s")
+    picked = [likeliest(split, [runs[seed] for runs in tried], seed) for seed in range(seeds)]
+    names = ", ".join(f"{run.translator.kind} (alpha {run.translator.alpha:g})" for run in picked)
+    yield measure("**chosen**", [run.translator for run in picked], split, names)
+
+
+def likeliest(split: Split, runs: Sequence[Run], seed: int) -> Run:
+    """The run under which the validation window is likeliest, all told the same of its users."""
+    window = validation_window(
+        split.events, split.validation_cut, split.cut, seed, known=on_stage(split, seed)
+    )
+    return max(runs, key=lambda run: mean_likelihood(run.on_stage, window))
 
 
 def interval(found: Any) -> str:
@@ -179,15 +205,7 @@ def interval(found: Any) -> str:
 def line(row: Row, base: Row, split: Split) -> str:
     """One row of the table."""
     test = split.test
-    treated, control = row.arm, base.arm
-    if len(control.top) != len(treated.top):
-        control = ArmResult(
-            top=np.repeat(control.top, len(treated.top), axis=0),
-            ndcg=np.repeat(control.ndcg, len(treated.top), axis=0),
-            recall=np.repeat(control.recall, len(treated.top), axis=0),
-            catalogue_size=control.catalogue_size,
-        )
-    lifts = paired_lift(treated, control, test.segments, bootstrap=BOOTSTRAP, seed=0)
+    lifts = paired_lift(row.arm, base.arm, test.segments, bootstrap=BOOTSTRAP, seed=0)
     means = summarise(row.arm, test.segments)
     ndcg, recall, coverage = row.arm.metric_names
     cells = [row.name]

@@ -208,9 +208,11 @@ def test_apply_shows_what_feast_has_registered(journey):
         "user_source_features",
     }
     assert registered["feature_services"] == [
+        "item_features_v1",
         "mixed_training_v1",
         "real_only_v1",
         "translator_inputs_v1",
+        "user_features_v1",
     ]
     assert "synthetic_events (12 features)" in journey.told["apply again"].err
 

@@ -179,6 +179,8 @@ def test_services_are_registered_with_their_views(store) -> None:
         "translator_inputs_v1": {"source_events", "target_events"} | enrichment,
         "mixed_training_v1": enrichment,
         "real_only_v1": enrichment,
+        "user_features_v1": {"user_source_features"},
+        "item_features_v1": {"item_popularity"},
     }
 
 

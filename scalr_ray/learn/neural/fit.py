@@ -44,7 +44,7 @@ _INNER_SHARE = 0.1
 _LEAST_STEPS = 1500
 _PATIENT_STEPS = 300
 # Users whose target events are withheld from the first net, and how many of them there must be.
-_WITHHELD_SHARE = 0.25
+_WITHHELD_SHARE = 0.4
 _LEAST_UNSEEN = 20
 # Catalogues up to this size are compared in full, larger ones by as many drawn items.
 _FULL_CATALOGUE = 2048
@@ -100,7 +100,7 @@ def fit_neural(
     visible = events.as_of(cutoff).compact()
     before = visible.as_of(validation_cut)
     if hidden is None:
-        hidden = _withheld(events, how.seed)
+        hidden = withheld(events, how.seed)
     before = before.without_target_of(hidden[events.users.codes(visible.users.ids)])
     fitting = _Fitting(how)
     task = _stopping_task(fitting, before, validation_cut)
@@ -122,7 +122,7 @@ def fit_neural(
     )
 
 
-def _withheld(events: TrainingEvents, seed: int) -> NDArray[np.bool_]:
+def withheld(events: TrainingEvents, seed: int) -> NDArray[np.bool_]:
     """(U,) some users, by their ids, so that others move nobody."""
     ids = events.users.ids.to_pylist()
     keys = np.array([stream_seed("withheld", seed, user) for user in ids], dtype=np.uint64)

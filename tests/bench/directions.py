@@ -33,9 +33,14 @@ from scalr_ray.learn import (
     Chosen,
     Grid,
     Prior,
+    TrainingEvents,
     fit_prior,
     fit_translator,
+    mean_likelihood,
+    translator_as_of,
+    validation_window,
 )
+from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, withheld
 from scalr_ray.translator import Translator, as_prior, log_scores
 from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
 from tests.bench.amazon import DIRECTIONS, DOMAINS, Split, read_split

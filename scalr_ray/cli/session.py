@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from scalr_ray.jobs.progress import Progress
     from scalr_ray.jobs.release import Audited
     from scalr_ray.jobs.sdk import Scalr
-    from scalr_ray.jobs.tune import TriedSettings
+    from scalr_ray.learn.neural.tune import Search
     from scalr_ray.ledger import RunRecord
 
 _QUIET_ENVIRONMENT = {
@@ -116,17 +116,21 @@ class Session:
             table.add_row(name, escape(text))
         _print(table)
 
-    def show_tried(self, tried: Sequence[TriedSettings]) -> None:
+    def show_tried(self, found: Search) -> None:
         """Tried settings as a table, best first, and how to use the best; or as JSON."""
         if self.as_json:
-            click.echo(json.dumps([_plain(one) for one in tried], indent=2))
+            click.echo(json.dumps([_plain(trial) for trial in found.trials], indent=2))
             return
-        table = _table("validation", "epochs", "seconds", *tried[0].settings)
-        for one in tried:
-            measured = (f"{one.validation:.4f}", f"{one.epochs}", f"{one.seconds:.0f}")
-            table.add_row(*measured, *(f"{value:g}" for value in one.settings.values()))
+        table = _table("validation", "epochs", "seconds", *found.best.settings)
+        for trial in found.trials:
+            measured = (f"{trial.validation:.4f}", f"{trial.epochs}", f"{trial.seconds:.0f}")
+            table.add_row(*measured, *(f"{value:g}" for value in trial.settings.values()))
         _print(table)
-        click.echo(f"scalr {tried[0].overrides} train --translator neural")
+        options = [
+            f"--set translator.neural.{name}={value:g}"
+            for name, value in found.best.settings.items()
+        ]
+        click.echo(f"scalr {' '.join(options)} train --translator neural")
 
     def show_checks(self, audited: Audited) -> None:
         """The answers of the gate."""

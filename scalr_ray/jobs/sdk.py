@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.config import ScalrConfig
@@ -23,11 +23,13 @@ from scalr_ray.jobs.generate import Generated
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.release import Audited
 from scalr_ray.jobs.train import Trained
-from scalr_ray.jobs.tune import TriedSettings
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import RunRecord
 from scalr_ray.offline_store.pull import Registered
+
+if TYPE_CHECKING:
+    from scalr_ray.learn.neural.tune import Search
 
 
 class Scalr:
@@ -94,8 +96,8 @@ class Scalr:
         """Train a translator on what was visible as of a time; by default, as of now."""
         return training_stage.train(self._workspace, as_of=self._cut(as_of))
 
-    def tune(self, as_of: str | datetime | None = None, trials: int = 20) -> list[TriedSettings]:
-        """Search the settings of the neural translator with Ray Tune; best first."""
+    def tune(self, as_of: str | datetime | None = None, trials: int = 20) -> Search:
+        """Search the settings of the neural translator with Ray Tune."""
         return tuning.tune(self._workspace, as_of=self._cut(as_of), trials=trials)
 
     def generate(self, translator: str | None = None) -> Generated:

@@ -5,9 +5,8 @@ The window that strengths are chosen on and the events after the cut have no par
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.fitting import neural_fit, prior_of
@@ -16,33 +15,12 @@ from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.cluster import ray_session
 
-
-@dataclass(frozen=True, kw_only=True)
-class TriedSettings:
-    """One choice of `translator.neural` settings, and what came of it.
-
-    Attributes:
-        settings: the values chosen, by name.
-        validation: the best of its epochs, nats per event; higher is better.
-        epochs: trained before it ended or was stopped.
-        seconds: of training.
-    """
-
-    settings: Mapping[str, float | int]
-    validation: float
-    epochs: int
-    seconds: float
-
-    @property
-    def overrides(self) -> str:
-        """The options that train with these settings."""
-        return " ".join(
-            f"--set translator.neural.{name}={value}" for name, value in self.settings.items()
-        )
+if TYPE_CHECKING:
+    from scalr_ray.learn.neural.tune import Search
 
 
-def tune(workspace: Workspace, *, as_of: datetime, trials: int) -> list[TriedSettings]:
-    """Try settings with Ray Tune; best first.
+def tune(workspace: Workspace, *, as_of: datetime, trials: int) -> Search:
+    """Try settings with Ray Tune; the best of them is what to train with.
 
     Args:
         workspace: an opened repository.
@@ -72,14 +50,5 @@ def tune(workspace: Workspace, *, as_of: datetime, trials: int) -> list[TriedSet
                 storage=str(workspace.layout.training),
                 name=f"{fingerprint([config.fingerprint, as_of, trials], 16)}-tune",
             )
-        tried = [
-            TriedSettings(
-                settings=trial.settings,
-                validation=trial.validation,
-                epochs=trial.epochs,
-                seconds=trial.seconds,
-            )
-            for trial in found.trials
-        ]
-        run.metrics["best"] = {**tried[0].settings, "validation": tried[0].validation}
-    return tried
+        run.metrics["best"] = {**found.best.settings, "validation": found.best.validation}
+    return found

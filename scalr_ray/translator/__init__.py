@@ -13,7 +13,6 @@ Feast; arrays come in, arrays go out.
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength, count_users
 from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
-from scalr_ray.translator.prior import recent_popularity
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.protocol import Translator, as_prior, log_likelihood, log_scores
 from scalr_ray.translator.storage import load_translator, save_translator
@@ -32,6 +31,5 @@ __all__ = [
     "load_translator",
     "log_likelihood",
     "log_scores",
-    "recent_popularity",
     "save_translator",
 ]

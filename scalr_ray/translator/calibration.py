@@ -1,4 +1,4 @@
-"""Are the likelihoods right? Temperature, reliability, normalised entropy and isotonic calibration.
+"""Are the likelihoods right? Temperature, reliability and normalised entropy.
 
 A translator gives each user a distribution over the items they do not own, and a user with n new
 events is expected to hit item i n * p(i) times. A likelihood is calibrated when, over all (user,
@@ -25,11 +25,6 @@ _TEMPERATURES = (0.25, 8.0)
 # Fine bins of -log p: steps of 1/128 nats (0.8 % of p), down to e^-40.
 _FINE_PER_NAT = 128
 _FINE_BINS = 40 * _FINE_PER_NAT
-# Isotonic bins with fewer expected hits than this follow the noise.
-_HITS_PER_BIN = 20
-_MOST_KNOTS = 100
-# How much of the identity, in logarithms, is mixed into the pooled rates: they then rise strictly.
-_TILT = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,75 +196,6 @@ def reliability(
     return _fine(chunks, temperature).merged(bins)
 
 
-@dataclass(frozen=True, kw_only=True)
-class IsotonicCalibration:
-    """A rising map of p, then a renormalisation per user: no user's ranking changes.
-
-    In logarithms the map is linear between knots, and a shift beyond the outer ones.
-
-    Attributes:
-        log_predicted: (K,) ascending.
-        log_observed: (K,) ascending.
-    """
-
-    log_predicted: NDArray[np.float64]
-    log_observed: NDArray[np.float64]
-
-    @classmethod
-    def identity(cls) -> IsotonicCalibration:
-        """The map that changes nothing."""
-        return cls(log_predicted=np.zeros(1), log_observed=np.zeros(1))
-
-    def __call__(self, log_p: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(B, I) calibrated log-probabilities; -inf stays -inf.
-
-        Args:
-            log_p: (B, I) log-probabilities, each row summing to one.
-        """
-        shift = self.log_observed - self.log_predicted
-        moved = log_p + np.interp(log_p, self.log_predicted, shift)
-        return log_softmax(moved.astype(np.float32))
-
-
-def fit_isotonic(chunks: Sequence[ScoredUsers], *, temperature: float = 1.0) -> IsotonicCalibration:
-    """Fit the rising map from predicted to observed probability by pooling adjacent violators.
-
-    Bins of equal expected hits, about 20 or more, are pooled until their observed rates r_k do not
-    fall (Zadrozny & Elkan 2002), and bins below the first hit join its pool. With p_k the mean p of
-    bin k, the knots are
-
-        log p_k  ->  0.98 * log r_k + 0.02 * log p_k
-
-    and thus rise strictly: the map makes no ties. Pooling knows nothing of the renormalisation:
-    where both together do not raise the likelihood of the events, the result is the identity.
-
-    Args:
-        chunks: scored users of the validation window; they may be made anew on each access.
-        temperature: divides the scores before calibration.
-
-    Returns:
-        The map for log-probabilities at that temperature.
-
-    Example:
-        >>> scores = np.log(np.array([[0.75, 0.25]], dtype=np.float32)).repeat(80, axis=0)
-        >>> chunk = ScoredUsers(scores=scores, user=np.arange(80), item=np.arange(80) % 2)
-        >>> np.exp(fit_isotonic([chunk])(scores[:1]).astype(float)).round(3).tolist()
-        [[0.505, 0.495]]
-    """
-    fine = _fine(chunks, temperature)
-    most = int(np.clip(fine.hits.sum() // _HITS_PER_BIN, 1, _MOST_KNOTS))
-    bins = fine.merged(most)
-    log_predicted = np.log(bins.expected / bins.pairs)
-    log_observed = (1.0 - _TILT) * np.log(_rising_rates(bins)) + _TILT * log_predicted
-    fitted = IsotonicCalibration(log_predicted=log_predicted, log_observed=log_observed)
-    gain = 0.0
-    for chunk in chunks:
-        before = log_softmax(chunk.scores / np.float32(temperature))
-        change = fitted(before)[chunk.user, chunk.item] - before[chunk.user, chunk.item]
-        gain += float(change.sum(dtype=np.float64))
-    return fitted if gain > 0 else IsotonicCalibration.identity()
-
-
 def _fine(chunks: Iterable[ScoredUsers], temperature: float) -> Reliability:
     """Reliability in the fine bins that are not empty."""
     sums = np.zeros((3, _FINE_BINS))
@@ -287,12 +213,3 @@ def _fine(chunks: Iterable[ScoredUsers], temperature: float) -> Reliability:
             sums[2] += np.bincount(bucket[hit], minlength=_FINE_BINS)
     pairs, expected, hits = sums[:, ::-1][:, sums[0, ::-1] > 0]
     return Reliability(pairs=pairs, expected=expected, hits=hits)
-
-
-def _rising_rates(bins: Reliability) -> NDArray[np.float64]:
-    """(K,) observed rates, pooled until they nowhere fall; all above 0."""
-    rates = optimize.isotonic_regression(bins.hits / bins.pairs, weights=bins.pairs).x
-    # Whatever stands below the first hit joins the pool of that hit.
-    low = rates <= rates[np.argmax(rates > 0)]
-    rates[low] = bins.hits[low].sum() / bins.pairs[low].sum()
-    return np.asarray(rates)

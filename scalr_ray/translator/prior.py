@@ -26,38 +26,8 @@ __all__ = [
     "PopularityIndex",
     "PriorMix",
     "prior_mix_shares",
-    "recent_popularity",
     "window_shares",
 ]
-
-
-def recent_popularity(
-    codes: NDArray[np.int64],
-    times: NDArray[np.int64],
-    *,
-    items: int,
-    as_of_micros: int,
-    window_days: int,
-    background: float,
-) -> NDArray[np.float64]:
-    """The share of each item in the last `window_days` before the cut, with an all-time background.
-
-    prior(i) is proportional to recent(i) + background * all(i), where recent counts the events in
-    [T - window, T) and all counts those before T.
-
-    Args:
-        codes: (N,) item code per event, all of them visible as of T.
-        times: (N,) event time per event, microseconds since 1970.
-        items: I, the size of the catalogue.
-        as_of_micros: T.
-        window_days: length of the look-back.
-        background: weight of one older event against one recent event, in (0, 1].
-
-    Returns:
-        (I,) probabilities that sum to one; 0 for an item without any event.
-    """
-    mix = PriorMix.recent(window_days=window_days, background=background)
-    return prior_mix_shares(codes, times + 1, items=items, as_of_micros=as_of_micros, mix=mix)
 
 
 def prior_mix_shares(

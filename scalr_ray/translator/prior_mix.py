@@ -59,7 +59,7 @@ class PriorMix:
 
     @classmethod
     def recent(cls, *, window_days: int, background: float) -> PriorMix:
-        """The mix of `recent_popularity`: an event of the window counts 1 + background.
+        """One look-back: an event of the window counts 1 + background, an older one background.
 
         Example:
             >>> PriorMix.recent(window_days=90, background=0.01).windows_days

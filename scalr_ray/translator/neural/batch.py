@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalr_ray.translator.neural.features import FeatureSpec
+
+if TYPE_CHECKING:
+    from scalr_ray.translator.neural.candidates import Candidates
 
 SOURCE_SIDE = 0
 TARGET_SIDE = 1
@@ -72,17 +76,17 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if f.name != "features"
-        }
-        features = self.features
-        if features is not None:
-            features = {
-                name: value.to(device, non_blocking=True) for name, value in features.items()
-            }
-        return replace(self, **moved, features=features)
+        return replace(self, **moved(self, device))
+
+
+def moved(held: Batch | Candidates, device: torch.device) -> dict[str, Any]:
+    """The tensors of a frozen dataclass, and its mapping of features, by field, on `device`."""
+    fields_of = {field.name: getattr(held, field.name) for field in fields(held)}
+    features = fields_of.pop("features")
+    there = {name: tensor.to(device, non_blocking=True) for name, tensor in fields_of.items()}
+    if features is not None:
+        features = {name: tensor.to(device, non_blocking=True) for name, tensor in features.items()}
+    return {**there, "features": features}
 
 
 @dataclass(frozen=True, kw_only=True)

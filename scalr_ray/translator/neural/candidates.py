@@ -11,7 +11,7 @@ Legend: Q queries, K candidates, U distinct moments of the queries, I items of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalr_ray.core.keyed import keyed_uniform
-from scalr_ray.translator.neural.batch import Batch
+from scalr_ray.translator.neural.batch import Batch, moved
 from scalr_ray.translator.prior import DAY_MICROS
 
 # Ages of an item in days that part its age classes; class 0 is younger than the first.
@@ -65,17 +65,7 @@ class Candidates:
 
     def to(self, device: torch.device) -> Candidates:
         """The same on `device`."""
-        moved = {
-            f.name: getattr(self, f.name).to(device, non_blocking=True)
-            for f in fields(self)
-            if f.name != "features"
-        }
-        features = self.features
-        if features is not None:
-            features = {
-                name: value.to(device, non_blocking=True) for name, value in features.items()
-            }
-        return replace(self, **moved, features=features)
+        return replace(self, **moved(self, device))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +9,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from scalr_ray.translator.calibration import (
-    IsotonicCalibration,
     ScoredUsers,
-    fit_isotonic,
     normalised_entropy,
     reliability,
     temperature_for,
@@ -137,59 +134,3 @@ def test_error_of_a_calibrated_model_is_that_of_chance():
     assert sharp.absolute_calibration_error == pytest.approx(
         sharp.expected_calibration_error * sharp.hits.sum() / sharp.pairs.sum()
     )
-
-
-@settings(deadline=None)
-@given(seeds, st.sampled_from([0.3, 1.0, 3.0]))
-def test_isotonic_never_changes_a_ranking_and_never_lowers_the_likelihood(seed, sharpness):
-    chunk = drawn(seed, users=60, sharpness=sharpness)
-    fitted = fit_isotonic(halves(chunk))
-    assert (np.diff(fitted.log_predicted) > 0).all()
-    assert (np.diff(fitted.log_observed) > 0).all()
-    before = log_softmax(chunk.scores.copy())
-    after = fitted(before)
-    order = np.argsort(before, axis=1, kind="stable")
-    assert (np.diff(np.take_along_axis(after, order, 1)[:, -3:], axis=1) >= 0).all()
-    for old, new in zip(before, after, strict=True):
-        assert (np.diff(new[np.isfinite(new)][np.argsort(old[np.isfinite(old)])]) >= 0).all()
-    assert (np.isneginf(after) == np.isneginf(before)).all()
-    np.testing.assert_allclose(np.exp(after.astype(float)).sum(axis=1), 1.0, rtol=1e-5)
-    assert mean_log_likelihood(chunk, after) >= mean_log_likelihood(chunk, before) - 1e-6
-
-
-@pytest.mark.parametrize("sharpness", [0.4, 2.0])
-def test_isotonic_mends_what_is_too_sharp_or_too_flat_on_other_users(sharpness):
-    fitted = fit_isotonic([drawn(11, users=2000, sharpness=sharpness)])
-    other = drawn(12, users=2000, sharpness=sharpness)
-    before = log_softmax(other.scores.copy())
-    after = fitted(before)
-    truth = log_softmax(np.float32(sharpness) * other.scores)
-    lost = mean_log_likelihood(other, truth) - mean_log_likelihood(other, before)
-    assert mean_log_likelihood(other, truth) - mean_log_likelihood(other, after) < 0.25 * lost
-    errors = [
-        reliability([replace(other, scores=log_p)], bins=15).expected_calibration_error
-        for log_p in (before, after)
-    ]
-    assert errors[1] < 0.4 * errors[0]
-
-
-def test_isotonic_leaves_a_calibrated_model_almost_alone():
-    chunk = drawn(21, users=4000)
-    before = log_softmax(chunk.scores.copy())
-    after = fit_isotonic([chunk])(before)
-    possible = np.isfinite(before)
-    p = np.exp(before[possible].astype(float))
-    divergence = float((p * (before[possible] - after[possible])).sum() / len(before))
-    assert 0 <= divergence < 2e-3
-
-
-@given(seeds)
-def test_identity_changes_nothing(seed):
-    log_p = log_softmax(drawn(seed, users=3).scores)
-    np.testing.assert_allclose(IsotonicCalibration.identity()(log_p), log_p, atol=1e-6)
-
-
-def test_items_below_the_first_hit_keep_a_probability():
-    scores = np.log(np.full((30, 3), [[0.9, 0.099, 0.001]], dtype=np.float32))
-    sure = ScoredUsers(scores=scores, user=np.arange(30), item=np.zeros(30, dtype=np.int64))
-    assert np.isfinite(fit_isotonic([sure])(scores)).all()

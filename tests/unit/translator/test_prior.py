@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalr_ray.translator import recent_popularity
-from scalr_ray.translator.prior import DAY_MICROS
+from scalr_ray.translator import PriorMix
+from scalr_ray.translator.prior import DAY_MICROS, prior_mix_shares
 
 ITEMS = 4
 CUT = 50 * DAY_MICROS
@@ -20,14 +20,8 @@ events = st.lists(st.tuples(st.integers(0, ITEMS - 1), moments), max_size=25)
 def popularity(rows, *, window_days=10, background=0.01, items=ITEMS):
     codes = np.array([code for code, _ in rows], dtype=np.int64)
     times = np.array([time for _, time in rows], dtype=np.int64)
-    return recent_popularity(
-        codes,
-        times,
-        items=items,
-        as_of_micros=CUT,
-        window_days=window_days,
-        background=background,
-    )
+    mix = PriorMix.recent(window_days=window_days, background=background)
+    return prior_mix_shares(codes, times + 1, items=items, as_of_micros=CUT, mix=mix)
 
 
 @given(events, st.integers(1, 60), st.sampled_from([0.001, 0.01, 0.5, 1.0]))

@@ -10,7 +10,6 @@ from scalr_ray.translator.prior import (
     PopularityIndex,
     PriorMix,
     prior_mix_shares,
-    recent_popularity,
     window_shares,
 )
 from scalr_ray.translator.prior_mix import MIN_ALL_TIME
@@ -121,24 +120,6 @@ def test_order_of_events_does_not_matter(rows, moment, seed):
     shuffled = [rows[at] for at in np.random.default_rng(seed).permutation(len(rows))]
     one, other = (index_of(some, MIXES[1]).log_prior_all(moment) for some in (rows, shuffled))
     assert one.tobytes() == other.tobytes()
-
-
-@given(events, moments, st.integers(1, 12), st.sampled_from([0.001, 0.01, 1.0]))
-def test_recent_popularity_is_one_of_the_mixes(rows, moment, window_days, background):
-    on_time = [(item, time, time) for item, time, _ in rows]
-    codes, times, _ = columns([row for row in on_time if row[1] < moment])
-    shares = recent_popularity(
-        codes,
-        times,
-        items=ITEMS,
-        as_of_micros=moment,
-        window_days=window_days,
-        background=background,
-    )
-    mix = PriorMix.recent(window_days=window_days, background=background)
-    with np.errstate(divide="ignore"):
-        expected = np.log(shares).astype(np.float32)
-    assert index_of(on_time, mix).log_prior_all(moment).tobytes() == expected.tobytes()
 
 
 @given(events, moments)

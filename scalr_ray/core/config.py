@@ -115,7 +115,7 @@ class TranslatorSettings(_Section):
     """
 
     kind: Literal["frequency", "neural", "auto"] = "frequency"
-    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0, 1.5)
+    alphas: tuple[NonNegative, ...] = (0.0, 0.15, 0.3, 0.6, 1.0)
     shrinkages: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.01, 0.1, 1.0, 5.0)
     event_weights: dict[str, NonNegative] = {}
     pair_half_life_days: Positive | None = None

@@ -185,12 +185,16 @@ def _train(
         )
         with ray_session(config.resources.cpus):
             trained = train_distributed(task, on_epoch, cluster=cluster)
-    trainings[task.name] = trained.metrics
+    measured = trained.metrics
+    if task.validation is None:  # it was trained for as long as it was told
+        measured = {key: value for key, value in measured.items() if "validation" not in key}
+    trainings[task.name] = measured
     return trained
 
 
 def _note_epoch(workspace: Workspace, training: str, report: EpochReport) -> None:
+    validation = f"validation {report.validation:.4f}, " if training == "validation" else ""
     workspace.progress.note(
-        f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, "
-        f"validation {report.validation:.4f}, {report.examples / report.seconds:,.0f} examples/s"
+        f"{training}, epoch {report.epoch + 1}: loss {report.loss:.4f}, {validation}"
+        f"{report.examples / report.seconds:,.0f} examples/s"
     )

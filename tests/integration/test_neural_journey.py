@@ -96,11 +96,19 @@ def test_a_net_is_trained_drawn_from_published_and_measured(repo, tmp_path):
     arms = {name: arm["hidden"]["ndcg_at_20"] for name, arm in report["arms"].items()}
     assert arms["synthetic"] > arms["real_only"]
 
+    tried = scalr(
+        repo, "tune", "--trials", "2", "--as-of", as_of, settings=("translator.neural.epochs=1",)
+    )
+    assert len(tried) == 2
+    assert tried[0]["validation"] >= tried[1]["validation"]
+    assert {"learning_rate", "width"} < tried[0]["settings"].keys()
+
     # The same again finds both trainings finished, and is the same translator.
     again = scalr(repo, "train", "--translator", "neural", "--as-of", as_of)
     assert (again["version"], again["created_at"]) == (trained["version"], trained["created_at"])
     runs = Layout.of(repo).training
-    assert sorted(path.name.rsplit("-", 1)[1] for path in runs.iterdir()) == ["final", "validation"]
+    stages = sorted(path.name.rsplit("-", 1)[1] for path in runs.iterdir())
+    assert stages == ["final", "tune", "validation"]
     translator = load_translator(folder)
     assert translator.kind == "neural"
     assert isinstance(translator.source_items.ids, pa.StringArray)

@@ -10,9 +10,10 @@ EVENTS =
 SOURCE =
 TARGET =
 OUT = ./scalr-demo
+DATA =
 ARGS =
 # They reach the recipe through its environment, where a path with spaces stays one word.
-export EVENTS SOURCE TARGET OUT
+export EVENTS SOURCE TARGET OUT DATA
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 # Sets $$python to the first interpreter that is new enough and can make a virtual environment.
@@ -34,7 +35,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench lint types imports check format lock clean
+.PHONY: help install demo test compare bench real truth nodes lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -63,8 +64,23 @@ test: install ## run all tests; ARGS="-k lake" narrows them
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare
 
-bench: install ## compare the as-of join with others; ARGS="--scale 0.1" makes it short
+bench: install ## speed: the as-of join beside others, and training; ARGS="--scale 0.1" makes it short
 	$(BIN)/python tests/bench/asof.py $(ARGS)
+	$(BIN)/python -m tests.bench.translator
+	$(BIN)/python tests/bench/train_ray.py
+
+real: install ## what translators are worth on the Amazon logs in the folder DATA=; an hour
+	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi
+	$(BIN)/python -m tests.bench.directions --data "$$DATA"
+	$(BIN)/python -m tests.bench.sampling --data "$$DATA"
+	$(BIN)/python tests/bench/pairs.py --data "$$DATA"
+
+truth: install ## the learned likelihood against the true one, in simulated worlds; minutes
+	$(BIN)/python -m tests.bench.truth
+	$(BIN)/python -m tests.bench.truth --null --users 500,1000
+
+nodes: install ## train on clusters that lose nodes; minutes
+	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

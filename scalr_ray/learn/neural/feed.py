@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 MOST_LANES = 64
 _BLOCK_BYTES = 32 * 2**20
 _ORDER = "_order"
+# Blocks that a worker has read and keeps, because it reads them again in each epoch: a small table
+# would else be fetched for longer than it is trained on.
+_KEPT_BYTES = 256 * 2**20
+_kept: dict[Any, pa.Table] = {}
 
 T = TypeVar("T")
 
@@ -151,8 +155,14 @@ def _itself(block: pa.Table) -> pa.Table:
 def _from_store(reference: ray.ObjectRef[pa.Table]) -> pa.Table:
     import ray
 
+    if reference in _kept:
+        return _kept[reference]
     rows: pa.Table = ray.get(reference)
-    return rows.drop_columns([_ORDER]) if _ORDER in rows.column_names else rows
+    if _ORDER in rows.column_names:
+        rows = rows.drop_columns([_ORDER])
+    if sum(table.nbytes for table in _kept.values()) + rows.nbytes <= _KEPT_BYTES:
+        _kept[reference] = rows
+    return rows
 
 
 def _lanes(batch_rows: int) -> int:

@@ -6,7 +6,9 @@ al. 2020) lets only the better part of the trials go on at each rung.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -127,7 +129,10 @@ def tune(
         ),
         run_config=ray_tune.RunConfig(name=name, storage_path=storage, verbose=0),
     )
-    found = [_of(result) for result in tuner.fit() if result.metrics and not result.error]
+    # Ray Tune tells of itself on standard output, where results belong.
+    with redirect_stdout(sys.stderr):
+        results = tuner.fit()
+    found = [_of(result) for result in results if result.metrics and not result.error]
     if not found:
         raise RetryLater(f"no trial of {name} came to an end; look into {storage}/{name} and retry")
     return Search(trials=tuple(sorted(found, key=lambda trial: -trial.validation)))

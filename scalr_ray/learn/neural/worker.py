@@ -7,6 +7,7 @@ whether a node is about to be taken away, and write a checkpoint.
 
 from __future__ import annotations
 
+import math
 import resource
 import shutil
 import tempfile
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 1.0
 _TELL_EVERY_S = 0.5
+# Epochs of a small table take less time than a checkpoint.
+_BETWEEN_EPOCHS_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +160,7 @@ class RayPeers:
         self._writing = dist.new_group(backend="gloo") if workers > 1 else None
         now = time.monotonic()
         self._looked = self._saved = self._told = now
+        self._epoch_saved = -math.inf
         # When this process began to step, and what had been done by then.
         self._start: tuple[float, int, float] | None = None
         self._of_epochs = 0.0
@@ -196,11 +200,16 @@ class RayPeers:
             self._report(snapshot(), mode=ray.train.CheckpointUploadMode.ASYNC)
 
     def after_epoch(self, state: LoopState, report: EpochReport) -> None:
-        """Write a checkpoint while the next epoch begins."""
+        """Write a checkpoint while the next epoch begins, unless the last one is seconds old."""
         self._of_epochs += report.examples
         if self.rank == 0:
             self._job.board.put.remote(report)
-        self._report(state, mode=ray.train.CheckpointUploadMode.ASYNC)
+        settings, now = self._job.settings, time.monotonic()
+        last = state.epoch >= settings.epochs or state.waited >= settings.patience
+        due = self.rank == 0 and now - self._epoch_saved > _BETWEEN_EPOCHS_S
+        if last or self.total([float(due)])[0] > 0:
+            self._epoch_saved = now
+            self._report(state, mode=ray.train.CheckpointUploadMode.ASYNC)
 
     def _heed_preemption(self, snapshot: Callable[[], LoopState]) -> None:
         """Once a node is about to be taken away, have a checkpoint written before that."""

@@ -11,6 +11,8 @@ from translator_builds import build
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.translator import Vocabulary, load_translator, save_translator
+from scalr_ray.translator.counts import PairRules
+from scalr_ray.translator.weighing import Weighing
 
 FILES = ["counts.parquet", "source_items.parquet", "target_items.parquet", "translator.json"]
 PEOPLE = [({0, 1}, {0, 4}), ({1, 3}, {1, 2}), ({0}, {1}), (set(), {3})]
@@ -34,6 +36,22 @@ def assert_equal_bit_for_bit(left, right):
         assert ours.dtype == theirs.dtype
         assert ours.tobytes() == theirs.tobytes()
     assert left.counts.shape == right.counts.shape
+
+
+def test_how_it_was_counted_is_kept(tmp_path):
+    plain = built()
+    weighing = Weighing(
+        rules=PairRules(event_weights={"buy": 2.0, "view": 0.5}, half_life_days=30.0),
+        event_types=Vocabulary(ids=pa.array(["buy", "view"])),
+        history_half_life_days=90.0,
+        min_users=2,
+    )
+    translator = replace(plain, weighing=weighing, pair_users=plain.counts * 3)
+    save_translator(translator, tmp_path / "weighed")
+    loaded = load_translator(tmp_path / "weighed")
+    assert loaded.weighing.to_json() == weighing.to_json()
+    assert (loaded.pair_users != translator.pair_users).nnz == 0
+    assert loaded.mix == plain.mix
 
 
 @pytest.fixture

@@ -1,0 +1,88 @@
+"""Fitting a network: what it finds, what it must not find, and what it must not see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from neural_worlds import Event, coded, day
+
+from scalr_ray.core.config import NeuralSettings
+from scalr_ray.core.errors import DataError
+from scalr_ray.learn.neural import fit as fitting
+from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
+from scalr_ray.translator.prior_mix import PriorMix
+
+USERS, KINDS, EACH = 240, 4, 6
+HOW = NeuralFit(
+    mix=PriorMix.recent(window_days=60, background=0.1),
+    alphas=(0.3, 1.0),
+    settings=NeuralSettings(
+        width=16, length=16, heads=2, dropout=0.1, learning_rate=0.02, batch_rows=32, epochs=12
+    ),
+    seed=0,
+)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch):
+    monkeypatch.setattr(fitting, "_LEAST_STEPS", 100)
+    monkeypatch.setattr(fitting, "_PATIENT_STEPS", 40)
+
+
+def world(*, transfer: bool, seed: int = 0) -> tuple[list[Event], list[Event]]:
+    """Users of one kind take items of their kind; without transfer the source tells another."""
+    draw = np.random.default_rng(seed)
+    source: list[Event] = []
+    target: list[Event] = []
+    for user in range(USERS):
+        kind = int(draw.integers(KINDS))
+        told = kind if transfer else int(draw.integers(KINDS))
+        source += [
+            (user, told * EACH + int(draw.integers(EACH)), float(at), 0.0)
+            for at in draw.uniform(0, 90, 6)
+        ]
+        target += [
+            (user, kind * EACH + int(draw.integers(EACH)), float(at), 0.0)
+            for at in draw.uniform(0, 120, 6)
+        ]
+    return source, target
+
+
+def fit(source: list[Event], target: list[Event], **changes):
+    return fit_neural(
+        coded(source, target), validation_cut=day(80), cutoff=day(120), how=HOW, **changes
+    )
+
+
+def test_it_finds_what_the_source_tells_of_users_it_has_never_seen():
+    fitted = fit(*world(transfer=True))
+    assert fitted.transfers
+    assert fitted.chosen.gain > 0.3
+    assert fitted.translator.alpha > 0
+
+
+def test_knowing_a_user_again_is_no_transfer():
+    # Here a user's kind shows in what they did in the target domain, which the source cannot tell.
+    fitted = fit(*world(transfer=False))
+    assert not fitted.transfers
+    assert fitted.translator.alpha == 0
+    assert fitted.chosen.z < 1.96
+
+
+def test_nothing_at_or_after_the_cutoff_moves_a_bit():
+    source, target = world(transfer=True)
+    plain = fit(source, target)
+    later = [(user, 1, 121.0 + user / 1000, 0.0) for user in range(50)]
+    late = [(user, 2, 20.0, 500.0) for user in range(50)]
+    other = fit([*source, *later, *late], [*target, *later, *late])
+    assert plain.chosen.gain == other.chosen.gain
+    ours, theirs = plain.translator.net.state_dict(), other.translator.net.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert plain.translator.log_prior.tobytes() == other.translator.log_prior.tobytes()
+
+
+def test_too_few_users_without_target_history_are_named():
+    source, target = world(transfer=True)
+    with pytest.raises(DataError, match="no target history"):
+        fit(source, target, hidden=np.zeros(USERS, dtype=bool))

@@ -10,6 +10,7 @@ import pytest
 from small_drawings import SCHEMA, small_drawing
 
 from scalr_ray.gate import Observed, audit, first_failure, population_stability
+from scalr_ray.translator import as_prior
 
 NAMES = [
     "not_empty",
@@ -279,5 +280,5 @@ def test_a_batch_id_with_quotes_is_text():
 
 
 def test_a_placebo_batch_passes_too():
-    placebo = DRAWING.by(DRAWING.translator.as_prior()).draw().select(SCHEMA.names)
+    placebo = DRAWING.by(as_prior(DRAWING.translator)).draw().select(SCHEMA.names)
     assert failing(check(placebo)) == []

@@ -23,6 +23,7 @@ from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
 from scalr_ray.offline_store import open_feature_store
+from scalr_ray.offline_store.feature_store import close_feature_store
 from scalr_ray.offline_store.pull import all_visible_from, pull_events, pull_features
 from scalr_ray.translator import FeaturesAsOf
 
@@ -75,7 +76,10 @@ class Workspace:
             yield record
 
     def close(self) -> None:
-        """Close the ledger and the lake if they were opened."""
+        """Close the ledger, the lake and the registry if they were opened."""
+        store = self.__dict__.pop("store", None)
+        if store is not None:
+            close_feature_store(store)
         for name in ("ledger", "lake"):
             opened = self.__dict__.pop(name, None)
             if opened is not None:

@@ -37,6 +37,14 @@ def open_feature_store(repo: Path) -> FeatureStore:
     return FeatureStore(repo_path=str(repo), config=config)
 
 
+def close_feature_store(store: FeatureStore) -> None:
+    """Close the connections of a SQL registry, which Feast leaves to the garbage collector."""
+    for name in ("read_engine", "write_engine"):
+        engine = getattr(store.registry, name, None)
+        if engine is not None:
+            engine.dispose()
+
+
 def _anchor_registry(config: RepoConfig, repo: Path) -> None:
     registry = config.registry_config
     path = registry.get("path", "") if isinstance(registry, dict) else ""

@@ -233,7 +233,13 @@ def test_ray_dataset_has_several_blocks_and_all_rows_in_order(tmp_path) -> None:
 
     count = 120_001
     write(tmp_path, "numbers", rows(count))
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        "local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+    )
     try:
         dataset = pull(tmp_path, "numbers").to_ray_dataset().materialize()
         assert dataset.num_blocks() == 3

@@ -73,12 +73,13 @@ def write_log(events: pa.Table, file: Path) -> Path:
 def bytes_below(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content; folders count too.
 
-    SQLite's `-shm` is left out: it is the scratch memory of whoever has the database open.
+    SQLite's `-shm` is left out, the scratch memory of whoever has the database open, and so is an
+    empty `-wal`, which waits for who opens it next.
     """
     if not folder.exists():
         return {}
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"folder"
         for path in sorted(folder.rglob("*"))
-        if path.suffix != ".db-shm"
+        if path.suffix != ".db-shm" and (path.suffix != ".db-wal" or path.stat().st_size)
     }

@@ -144,11 +144,14 @@ def train_distributed(
     }
     run = f"{cluster.name}-{task.name}"
 
+    told: set[int] = set()
+
     def tell(news: News) -> None:
         write(news)
         if isinstance(news, Progress):
             on_progress(news)
-        else:
+        elif news.epoch not in told:  # after a loss, epochs since the last checkpoint come again
+            told.add(news.epoch)
             on_epoch(task.name, news)
 
     with tensorboard(f"{cluster.storage}/{run}/tensorboard") as write, board(tell) as news:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 1.0
 _TELL_EVERY_S = 0.5
 # Epochs of a small table take less time than a checkpoint.
-_BETWEEN_EPOCHS_S = 5.0
+_BETWEEN_EPOCHS_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +200,7 @@ class RayPeers:
             self._report(snapshot(), mode=ray.train.CheckpointUploadMode.ASYNC)
 
     def after_epoch(self, state: LoopState, report: EpochReport) -> None:
-        """Write a checkpoint while the next epoch begins, unless the last one is seconds old."""
+        """Write a checkpoint while the next epoch begins, unless the last one is quite new."""
         self._of_epochs += report.examples
         if self.rank == 0:
             self._job.board.put.remote(report)

@@ -55,7 +55,10 @@ def test_one_worker_that_is_killed_gives_bit_for_bit_what_the_loop_gives_alone(t
     assert run.weights.keys() == alone.best.keys()
     assert all(torch.equal(run.weights[name], weight) for name, weight in alone.best.items())
 
-    assert told == [("task", report) for report in run.reports]
+    # An epoch that was done twice took another time, and gave the same.
+    assert [(name, replace(report, seconds=0.0)) for name, report in told] == [
+        ("task", replace(report, seconds=0.0)) for report in run.reports
+    ]
     assert run.metrics["loss"] == [report.loss for report in alone.reports]
     assert run.metrics["workers"] == 1
     assert run.metrics["peak_memory_bytes"] > 2**20

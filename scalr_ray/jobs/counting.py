@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime
 
 from scalr_ray.core.errors import ConfigError
@@ -52,9 +53,10 @@ def counting_of(workspace: Workspace, cutoff: datetime) -> Counting:
 def _noise_key(layout: Layout) -> str:
     """The secret behind the noise of this repository, made once and readable by its owner alone."""
     path = layout.data / "noise.key"
-    try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    except FileExistsError:
-        pass
+    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+    with suppress(FileExistsError):  # whoever was first has made it
+        path.hardlink_to(made)
+    made.unlink()
     return path.read_text(encoding="ascii")

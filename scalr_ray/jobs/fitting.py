@@ -8,7 +8,7 @@ without them; a network, which takes long to train, learns without them from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +150,7 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
             cutoff=stage.cutoff,
             how=how,
             hidden=stage.hidden,
-            train=partial(_train, workspace, stage, trainings),
+            train=partial(_train, workspace, prior, trainings),
             on_epoch=partial(_note_epoch, workspace),
         )
     return Fitted(
@@ -164,7 +164,7 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
 
 def _train(
     workspace: Workspace,
-    stage: Stage,
+    prior: Prior,
     trainings: dict[str, Any],
     task: TrainingTask,
     on_epoch: OnEpoch,
@@ -179,7 +179,8 @@ def _train(
     else:
         from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 
-        identity = [config.fingerprint, stage.cutoff, task.rows.num_rows]
+        # A training that stopped half-way goes on if everything it is made from is the same.
+        identity = [config.fingerprint, asdict(prior.mix), task.fingerprint]
         cluster = Cluster(
             storage=workspace.layout.training, name=fingerprint(identity, 16), workers=workers
         )

@@ -141,6 +141,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
 def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]:
     """Does the evidence transfer, and does the trial speak for the events?"""
     gain, z = float(translator.metrics["gain_nats"]), float(translator.metrics["z"])
+    over = translator.metrics.get("gain_over", "the prior")
     transfers = bool(translator.metrics["transfers"])
     checks = [
         Check(
@@ -148,7 +149,7 @@ def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]
             passed=transfers,
             value=z,
             threshold=1.96,
-            detail=f"the evidence gains {gain:+.4f} nats per held-out event over the prior "
+            detail=f"the evidence gains {gain:+.4f} nats per held-out event over {over} "
             f"(z = {z:.1f})" + ("" if transfers else "; nothing transfers"),
         )
     ]

@@ -116,13 +116,14 @@ def describe_fit(fitted: Fitted) -> str:
     chosen = fitted.chosen
     if not chosen.transfers:
         return (
-            f"nothing transfers: the evidence gains {chosen.gain:+.4f} nats per event (z = "
-            f"{chosen.z:.1f}) on {chosen.users} users it was not chosen on, so alpha is 0"
+            f"nothing transfers: the evidence gains {chosen.gain:+.4f} nats per event over "
+            f"{chosen.over} (z = {chosen.z:.1f}) on {chosen.users} users it was not chosen on, so "
+            "alpha is 0"
         )
     return (
         f"{fitted.translator.kind}, alpha {fitted.translator.alpha:g}: the evidence gains "
-        f"{chosen.gain:+.4f} nats per event (z = {chosen.z:.1f}) on {chosen.users} users "
-        "it was not chosen on"
+        f"{chosen.gain:+.4f} nats per event over {chosen.over} (z = {chosen.z:.1f}) on "
+        f"{chosen.users} users it was not chosen on"
     )
 
 
@@ -150,6 +151,7 @@ def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:
         "prior_windows_days": list(fitted.prior.mix.windows_days),
         "prior_weights": list(fitted.prior.mix.weights),
         "gain_nats": chosen.gain,
+        "gain_over": chosen.over,
         "z": chosen.z,
         "transfers": chosen.transfers,
         "likelihood_nats": chosen.likelihood,

@@ -48,6 +48,7 @@ class Chosen(Generic[T]):
         transfers: whether the gain holds on users it was not chosen on, at 95 %.
         users: number of users in the window.
         likelihood: mean log-likelihood of an event under the chosen translator, nats.
+        over: what the gain is over, in words.
     """
 
     translator: T
@@ -56,6 +57,7 @@ class Chosen(Generic[T]):
     transfers: bool
     users: int
     likelihood: float
+    over: str = "the prior"
 
 
 @dataclass(frozen=True, kw_only=True)

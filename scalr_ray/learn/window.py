@@ -55,7 +55,7 @@ class Window:
             yield self.rows(np.arange(at, min(at + _CHUNK_USERS, len(self))))
 
     def halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of every other user: two samples of one population."""
+        """Positions of the first and of the second half: two random samples of the users."""
         half = len(self) // 2
         return np.arange(half), np.arange(half, len(self))
 

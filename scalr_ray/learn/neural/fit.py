@@ -146,6 +146,7 @@ def _choose(
             f"{_LEAST_UNSEEN} are needed to see whether anything transfers: import more events"
         )
     transfer = choose_strength([translator], window.rows(unseen), alphas=alphas, control=_swapped)
+    transfer = replace(transfer, over="another user's source events")
     if not transfer.transfers:
         return transfer
     chosen = choose_strength([translator], window, alphas=alphas)
@@ -164,12 +165,10 @@ def stopping_task(
     *,
     validation_cut: datetime,
     how: NeuralFit,
-    hidden: NDArray[np.bool_] | None = None,
+    hidden: NDArray[np.bool_],
 ) -> TrainingTask:
     """What the first training of `fit_neural` is given: for those who try other settings on it."""
-    before = events.as_of(validation_cut)
-    if hidden is not None:
-        before = before.without_target_of(hidden)
+    before = events.as_of(validation_cut).without_target_of(hidden)
     return _stopping_task(_Fitting(how), before, validation_cut)
 
 

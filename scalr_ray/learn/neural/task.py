@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -11,9 +12,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.neural.feed import table_feed
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
+from scalr_ray.offline_store.parts import rows_fingerprint
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.loss import tuned_log_likelihood
@@ -43,6 +46,23 @@ class TrainingTask:
     catalogue: Catalogue
     rows: pa.Table
     validation: pa.Table | None
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over shape, settings, rows and catalogue: equal for equal trainings."""
+        digest = hashlib.sha256(fingerprint([self.shape.to_json(), asdict(self.settings)]).encode())
+        for table in (self.rows, self.validation):
+            digest.update(b"" if table is None else rows_fingerprint(table).encode())
+        catalogue = self.catalogue
+        tensors = [] if catalogue.features is None else sorted(catalogue.features.items())
+        arrays = [
+            catalogue.first_seen,
+            catalogue.shares,
+            *(tensor.numpy() for _, tensor in tensors),
+        ]
+        for array in arrays:
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

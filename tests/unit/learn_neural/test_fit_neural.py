@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from neural_worlds import Event, coded, day
 from scalr_ray.core.config import NeuralSettings
 from scalr_ray.core.errors import DataError
 from scalr_ray.learn.neural import fit as fitting
-from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
+from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, stopping_task
 from scalr_ray.translator.prior_mix import PriorMix
 
 USERS, KINDS, EACH = 240, 4, 6
@@ -86,3 +88,18 @@ def test_too_few_users_without_target_history_are_named():
     source, target = world(transfer=True)
     with pytest.raises(DataError, match="no target history"):
         fit(source, target, hidden=np.zeros(USERS, dtype=bool))
+
+
+def test_a_training_is_known_by_everything_it_is_made_from():
+    source, target = world(transfer=True)
+    hidden = np.zeros(USERS, dtype=bool)
+
+    def known_by(target: list[Event], seed: int = 0) -> str:
+        how = replace(HOW, seed=seed)
+        events = coded(source, target)
+        return stopping_task(events, validation_cut=day(80), how=how, hidden=hidden).fingerprint
+
+    assert known_by(target) == known_by(target)
+    user, item, at, late = target[0]
+    swapped = [(user, (item + 1) % (KINDS * EACH), at, late), *target[1:]]
+    assert len({known_by(target), known_by(swapped), known_by(target, seed=1)}) == 3

@@ -18,6 +18,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
@@ -54,11 +55,13 @@ class Mix:
             ones stay follows from their ids, and a smaller share is part of a larger one.
         weight_scale: multiple of their `sample_weight`.
         batch_ids: the published batches to take them from; None takes every one.
+        negatives: take the drawn negatives too, `label` 0, for trainers that learn from pairs.
     """
 
     synthetic_frac: float | None = None
     weight_scale: float = 1.0
     batch_ids: tuple[str, ...] | None = None
+    negatives: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what cannot be mixed."""
@@ -206,14 +209,20 @@ def _real(store: FeatureStore, window: Window) -> pa.Table:
 def _synthetic(store: FeatureStore, window: Window, mix: Mix, trial: pa.Table | None) -> pa.Table:
     if trial is None:
         published = pull(store, SYNTHETIC_VIEW, SYNTHETIC_FEATURES, window)
-        return as_rows(of_batches(published, mix.batch_ids), weight_scale=mix.weight_scale)
+        wanted = _labelled(of_batches(published, mix.batch_ids), negatives=mix.negatives)
+        return as_rows(wanted, weight_scale=mix.weight_scale)
     wanted = ("event_id", *SYNTHETIC_FEATURES, EVENT_TIMESTAMP, AVAILABLE_AT)
     if missing := [name for name in wanted if name not in trial.column_names]:
         raise DataError(f"the trial has no column {missing[0]!r}; pass staged synthetic events")
-    staged = as_rows(trial, weight_scale=mix.weight_scale)
+    taken = _labelled(trial, negatives=mix.negatives)
+    staged = as_rows(taken, weight_scale=mix.weight_scale)
     # A trial is one batch made for this cut: a row of it that leaks is a fault, not a row to skip.
     check_clocks(staged, window.as_of)
     return window.inside(staged)
+
+
+def _labelled(events: pa.Table, *, negatives: bool) -> pa.Table:
+    return events if negatives else events.filter(pc.greater(events["label"], 0.0))
 
 
 def _enriched(store: FeatureStore, service: FeatureService, rows: pa.Table) -> pa.Table:

@@ -37,6 +37,7 @@ _EVENT_TYPES: dict[str, pa.DataType] = {
 }
 _MIX_TYPES: dict[str, pa.DataType] = {
     "is_synthetic": pa.bool_(),
+    "label": pa.float64(),
     "sample_weight": pa.float64(),
     "likelihood": pa.float64(),
     "batch_id": pa.string(),
@@ -45,7 +46,14 @@ ROW_COLUMNS = (*EVENT_COLUMNS, *_MIX_TYPES)
 
 _KEY_AND_TIMES = {"event_id", EVENT_TIMESTAMP, AVAILABLE_AT}
 REAL_FEATURES = tuple(name for name in EVENT_COLUMNS if name not in _KEY_AND_TIMES)
-SYNTHETIC_FEATURES = (*REAL_FEATURES, "sample_weight", "likelihood", "batch_id", TRAIN_CUTOFF)
+SYNTHETIC_FEATURES = (
+    *REAL_FEATURES,
+    "label",
+    "sample_weight",
+    "likelihood",
+    "batch_id",
+    TRAIN_CUTOFF,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +127,10 @@ def as_rows(events: pa.Table, *, weight_scale: float | None) -> pa.Table:
     columns: dict[str, Any] = {name: events[name] for name in EVENT_COLUMNS}
     columns["is_synthetic"] = pa.repeat(weight_scale is not None, count)
     if weight_scale is None:
-        columns["sample_weight"] = pa.repeat(1.0, count)
+        columns["label"] = columns["sample_weight"] = pa.repeat(1.0, count)
         columns |= {name: pa.nulls(count) for name in ("likelihood", "batch_id", TRAIN_CUTOFF)}
     else:
+        columns["label"] = events["label"]
         columns["sample_weight"] = pc.multiply(events["sample_weight"], weight_scale)
         columns |= {name: events[name] for name in ("likelihood", "batch_id", TRAIN_CUTOFF)}
     rows = pa.table(columns)

@@ -131,32 +131,132 @@ class TranslatorSettings(_Section):
         return self
 
 
+class CatalogueSettings(_Section):
+    """Which target items may be proposed, by what a Feast feature service says of them.
+
+    Attributes are read as of the generation time. An item of which nothing is known passes `only`,
+    never; it is available, and not blocked.
+
+    `only` names the allowed values of a feature. `same` pairs a user feature with an item feature
+    that must be equal, say their markets; it needs `users`, a service of user features.
+    `available_from` and `available_until` name times (from included, until excluded), and
+    `blocked` a flag.
+    """
+
+    service: str | None = None
+    only: dict[str, tuple[str | int, ...]] = {}
+    users: str | None = None
+    same: dict[str, str] = {}
+    available_from: str | None = None
+    available_until: str | None = None
+    blocked: str | None = None
+
+    @model_validator(mode="after")
+    def _has_its_services(self) -> CatalogueSettings:
+        asked = (self.only, self.same, self.available_from, self.available_until, self.blocked)
+        if any(asked) and self.service is None:
+            raise ValueError("name the feature service of the items as `service`")
+        if self.same and self.users is None:
+            raise ValueError("`same` needs the feature service of the users as `users`")
+        return self
+
+
+class ConsentSettings(_Section):
+    """A user feature that must be true for a user to get events; who has none gets none."""
+
+    service: str
+    feature: str
+
+
 class GenerationSettings(_Section):
     """How many synthetic events a user gets, how they are drawn, and which are refused.
 
-    Items are sampled without replacement from prior * lift^evidence, raised to 1 / `temperature`.
-    `evidence` may be larger than the alpha that ranks best: a trainer has a prior of its own, and
-    what it lacks is the evidence. Candidates whose calibrated likelihood lies below
-    `likelihood_floor` are refused.
+    A user without target history gets `per_user` events; with `taper: count`, one with n target
+    events gets `per_user * exp(-n / weights.decay_events)` of them. A `budget` lowers everybody's
+    number alike until the batch has about so many.
+
+    Items are drawn by `strategy: sample`, without replacement, from prior * lift^evidence, raised
+    to 1 / `temperature` and cut to the likeliest that make up `top_p`; or the likeliest are taken,
+    `top`. `evidence` may be larger than the alpha that ranks best: a trainer has a prior of its
+    own, and what it lacks is the evidence. Where the catalogue is larger than `candidates`, only so
+    many of the likeliest can be drawn; `index: faiss` finds them in a neural translator's vectors
+    without looking at all.
+
+    Candidates whose calibrated likelihood lies below `likelihood_floor` are refused, and so are
+    those of an item beyond its first `per_item`. `without_evidence` says what becomes of users
+    of whom the translator knows nothing. `negatives` are drawn from the prior for each event.
+    `history_events` bounds what is read of a user and domain: the newest.
     """
 
     per_user: PositiveInt = 60
+    taper: Literal["none", "count"] = "none"
+    budget: PositiveInt | None = None
+    strategy: Literal["sample", "top"] = "sample"
     temperature: Annotated[float, Field(gt=0, le=10)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     evidence: NonNegative = 1.0
+    candidates: PositiveInt = 50_000
+    index: Literal["exact", "faiss"] = "exact"
     likelihood_floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    users_per_task: PositiveInt = 512
+    per_item: PositiveInt | None = None
+    without_evidence: Literal["draw", "refuse"] = "draw"
+    negatives: Annotated[int, Field(ge=0)] = 0
+    consent: ConsentSettings | None = None
+    catalogue: CatalogueSettings = CatalogueSettings()
+    history_events: PositiveInt = 10_000
+    users_per_task: PositiveInt = 4096
+
+
+class AlignmentSettings(_Section):
+    """How the events are made to look like the target domain's.
+
+    `by` is `popularity` or an item feature of `service`: items are put into `buckets` by it, and
+    buckets of which the batch has more than its share are thinned. With `density_clip` each event
+    also weighs as much as a classifier finds it likelier to be real than synthetic, at most so much
+    and at least its inverse.
+    """
+
+    by: str | None = None
+    service: str | None = None
+    buckets: Annotated[int, Field(ge=2, le=1000)] = 10
+    density_clip: Annotated[float, Field(gt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _has_its_service(self) -> AlignmentSettings:
+        if self.by not in (None, "popularity") and self.service is None:
+            raise ValueError(f"name the feature service that has {self.by!r} as `service`")
+        return self
 
 
 class WeightSettings(_Section):
-    """Weight of a synthetic event: `scale * exp(-history / decay_events)`.
+    """Weight of a synthetic event: a scale times four factors, each kept as a column.
 
-    `history` is the number of target events the user has as of the cut. With `decay_events: 0` only
-    users without any get weight, because augmentation harms those who have some. The grid in
-    `scales` is tried on the validation window.
+    `history_weight` is exp(-n / `decay_events`) for a user with n target events as of the cut; with
+    `decay_events: 0` only users without any get weight, because augmentation harms those who have
+    some; `auto` chooses on the validation window. `likelihood_weight` is the likelihood over that
+    of the prior, to the power `likelihood_power`, between 1/10 and 10. `age_weight` is halved per
+    `age_half_life_days` between the event and the cut. `density_weight` is described under
+    `alignment`. The scale is chosen among `scales` on the validation window; where the weights
+    would then sum to more than `mass_frac` per real target event, it is lowered.
     """
 
-    scales: tuple[Annotated[float, Field(gt=0)], ...] = (0.03, 0.1)
-    decay_events: NonNegative = 0.0
+    scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.1)
+    decay_events: NonNegative | Literal["auto"] = 0.0
+    likelihood_power: NonNegative = 0.0
+    age_half_life_days: Positive | None = None
+    mass_frac: Positive | None = None
+
+
+class IncrementSettings(_Section):
+    """What `scalr run` does once a batch is published.
+
+    A translator is used for `retrain_days`; then a new one is trained. With `stale: keep` the
+    events of its predecessors stay, and only users with new source events get more; with `replace`
+    everybody gets new events, and the old batches are retired.
+    """
+
+    retrain_days: PositiveInt = 7
+    stale: Literal["keep", "replace"] = "keep"
 
 
 class GateSettings(_Section):
@@ -213,7 +313,9 @@ class ScalrConfig(_Section):
     prior: PriorSettings = PriorSettings()
     translator: TranslatorSettings = TranslatorSettings()
     generation: GenerationSettings = GenerationSettings()
+    alignment: AlignmentSettings = AlignmentSettings()
     weights: WeightSettings = WeightSettings()
+    increment: IncrementSettings = IncrementSettings()
     gate: GateSettings = GateSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     resources: Resources = Resources()

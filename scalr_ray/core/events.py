@@ -30,12 +30,18 @@ EVENT_COLUMNS = (
     "value",
 )
 
+# What the sample weight is the product of, beside the scale of the batch.
+WEIGHT_FACTORS = ("history_weight", "likelihood_weight", "density_weight", "age_weight")
+
 LINEAGE_COLUMNS = (
     "batch_id",
     "translator_version",
     "train_cutoff",
     "likelihood",
+    "propensity",
+    "label",
     "sample_weight",
+    *WEIGHT_FACTORS,
     "source_event_id",
     "generated_at",
 )
@@ -65,8 +71,11 @@ def event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
 def synthetic_event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
     """The schema of a synthetic event: the event columns, then the lineage columns.
 
-    `likelihood` is a calibrated probability in (0, 1]; `sample_weight` is how much the row counts
-    in training, at least 0; `source_event_id` is the observed event that triggered it;
+    `likelihood` is a calibrated probability in (0, 1]; `propensity` is the probability with which a
+    single draw takes the item, in (0, 1]; `label` is 1, or 0 for a negative, which only says that
+    the item was not chosen; `sample_weight` is how much the row counts in training, at least 0, the
+    product of `WEIGHT_FACTORS` and of a scale that all rows of a batch share; `source_event_id` is
+    the observed event that triggered it;
     `train_cutoff` is the as-of time of its translator; `generated_at` is the logical
     generation time, so that a rerun gives equal rows (the wall clock is in the ledger).
     """
@@ -75,7 +84,10 @@ def synthetic_event_schema(user_id: IdType, item_id: IdType) -> pa.Schema:
         pa.field("translator_version", pa.string(), nullable=False),
         pa.field("train_cutoff", TIMESTAMP, nullable=False),
         pa.field("likelihood", pa.float64(), nullable=False),
+        pa.field("propensity", pa.float64(), nullable=False),
+        pa.field("label", pa.float64(), nullable=False),
         pa.field("sample_weight", pa.float64(), nullable=False),
+        *(pa.field(name, pa.float64(), nullable=False) for name in WEIGHT_FACTORS),
         pa.field("source_event_id", pa.string()),
         pa.field("generated_at", TIMESTAMP, nullable=False),
     ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -42,6 +43,16 @@ def keyed_uniform(seed: int, *keys: ArrayLike) -> NDArray[np.float64]:
 def keyed_gumbel(seed: int, *keys: ArrayLike) -> NDArray[np.float64]:
     """Standard Gumbel draws, one per element of the broadcast `keys`."""
     return np.asarray(-np.log(-np.log(keyed_uniform(seed, *keys))))
+
+
+def id_keys(ids: pa.Array) -> NDArray[np.uint64]:
+    """A 64-bit key per id (text or integer), the same wherever and beside whomever it stands."""
+    if pa.types.is_integer(ids.type):
+        return keyed_bits(stream_seed("integer id"), np.asarray(ids, dtype=np.int64))
+    digests = b"".join(
+        hashlib.blake2b(text.encode(), digest_size=8).digest() for text in ids.to_pylist()
+    )
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import LeakageError
-from scalr_ray.core.events import TIMESTAMP
+from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS
 from scalr_ray.core.keyed import keyed_bits, keyed_gumbel, keyed_uniform, stream_seed
 from scalr_ray.generate.plan import known
 from scalr_ray.translator.histories import Users
@@ -99,7 +99,9 @@ def draw_events(
         )
     ).cast(TIMESTAMP)
     columns["likelihood"] = pa.array(np.maximum(likelihood, np.finfo(np.float64).tiny))
-    columns["sample_weight"] = pa.array(settings.weight_scale * users["weight"].to_numpy()[row])
+    columns["propensity"] = columns["likelihood"]
+    columns["history_weight"] = pa.array(users["weight"].to_numpy()[row])
+    columns["sample_weight"] = pc.multiply(columns["history_weight"], settings.weight_scale)
     columns["source_event_id"] = source_event_ids.take(pa.array(trigger))
     drawn = pa.table([columns[name] for name in schema.names], schema=schema)
     accepted = pa.array(likelihood >= settings.likelihood_floor)
@@ -121,6 +123,8 @@ def _constants(translator: Translator, settings: DrawSettings, rows: int) -> dic
     scalars = {
         "domain": pa.scalar(settings.domain),
         "event_type": pa.scalar(EVENT_TYPE),
+        "label": pa.scalar(1.0),
+        **{name: pa.scalar(1.0) for name in WEIGHT_FACTORS},
         "value": pa.scalar(None, pa.float64()),
         "batch_id": pa.scalar(settings.batch_id),
         "translator_version": pa.scalar(settings.translator_version),

@@ -18,7 +18,7 @@ import pytest
 
 from scalr_ray.core.config import IdTypes
 from scalr_ray.core.errors import DataError, LeakageError, UsageError
-from scalr_ray.core.events import TIMESTAMP, event_schema, synthetic_event_schema
+from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS, event_schema, synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
 from training import Mix, build_mixed_dataset
@@ -84,7 +84,10 @@ def synthetic_event(event_id, batch_id, when, known, **changes):
         "translator_version": "v1",
         "train_cutoff": min(when, known),
         "likelihood": 0.25,
+        "propensity": 0.5,
+        "label": 1.0,
         "sample_weight": 0.5,
+        **dict.fromkeys(WEIGHT_FACTORS, 1.0),
         "source_event_id": None,
         "generated_at": known,
         **changes,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from scalr_ray.core.config import IdTypes
-from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.core.events import WEIGHT_FACTORS, synthetic_event_schema
 from scalr_ray.core.layout import Layout
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -30,7 +30,10 @@ def event(batch_id: str, slot: int, **changes: object) -> dict[str, object]:
         "translator_version": "v1",
         "train_cutoff": NOON,
         "likelihood": 0.5,
+        "propensity": 0.5,
+        "label": 1.0,
         "sample_weight": 0.1,
+        **dict.fromkeys(WEIGHT_FACTORS, 1.0),
         "source_event_id": None,
         "generated_at": NOON + timedelta(hours=2),
         **changes,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scalr_ray.core.errors import DataError, LeakageError, UsageError
-from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.core.events import WEIGHT_FACTORS, synthetic_event_schema
 from training.guard import check_clocks, check_distinct, check_lineage
 from training.mixed import Mix
 from training.selection import Window, as_rows, of_batches, thinned
@@ -34,7 +34,10 @@ def events(*changes):
         "translator_version": "v",
         "train_cutoff": T0 - HOUR,
         "likelihood": 0.5,
+        "propensity": 0.5,
+        "label": 1.0,
         "sample_weight": 0.5,
+        **dict.fromkeys(WEIGHT_FACTORS, 1.0),
         "source_event_id": None,
         "generated_at": T0,
     }

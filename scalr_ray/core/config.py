@@ -323,7 +323,13 @@ class ScalrConfig(_Section):
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON of every setting but those that cannot change a result."""
-        return fingerprint(self.model_dump(mode="json", exclude={"data_dir", "resources"}))
+        without = {
+            "data_dir": True,
+            "resources": True,
+            "increment": True,
+            "generation": {"users_per_task"},
+        }
+        return fingerprint(self.model_dump(mode="json", exclude=without))
 
 
 def load_config(

@@ -29,9 +29,22 @@ CANDIDATES: tuple[Any, ...] = (
     ["books", "films"],
     [0.7],
     [0.0, 0.7],
+    "auto",
+    "popularity",
+    "top",
+    "count",
+    "refuse",
+    "replace",
+    "faiss",
+    {"service": "user_flags_v1", "feature": "agrees"},
 )
+# Keys that may only be set beside others.
+BESIDE: dict[str, dict[str, Any]] = {
+    f"generation.catalogue.{name}": {"generation.catalogue.service": "items_v1"}
+    for name in ("available_from", "available_until", "blocked")
+}
 WITH_ONE_VALUE = {"translator.kind"}
-WITHOUT_INFLUENCE = ("data_dir", "resources.")
+WITHOUT_INFLUENCE = ("data_dir", "resources.", "increment.", "generation.users_per_task")
 
 
 def config_file(folder: Path, text: str = "") -> Path:
@@ -69,13 +82,15 @@ def tree_of(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def changed(key: str) -> Iterator[ScalrConfig]:
-    """The configurations that differ from the defaults in `key` alone."""
+    """Configurations that differ from the defaults in `key`, and in what it needs, alone."""
+    beside = BESIDE.get(key, {})
+    plain = ScalrConfig.model_validate(tree_of(beside))
     for candidate in CANDIDATES:
         try:
-            config = ScalrConfig.model_validate(tree_of({key: candidate}))
+            config = ScalrConfig.model_validate(tree_of({**beside, key: candidate}))
         except ValidationError:
             continue
-        if config != ScalrConfig():
+        if config != plain:
             yield config
 
 
@@ -159,6 +174,9 @@ def test_an_unknown_key_in_the_environment_or_a_set_is_refused(tmp_path: Path):
         ("evaluation.validation_quantile=0.9", "evaluation"),
         ("evaluation.hide_users=even", "evaluation.hide_users"),
         ("ids.user_id=int32", "ids.user_id"),
+        ("generation.catalogue={blocked: gone}", "`service`"),
+        ("generation.catalogue={service: items_v1, same: {land: land}}", "`users`"),
+        ("alignment.by=price", "`service`"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(tmp_path: Path, override: str, names: str):
@@ -180,7 +198,8 @@ def test_the_fingerprint_follows_what_can_change_a_result(key: str):
     configs = list(changed(key))
     assert configs
     for config in configs:
-        same = config.fingerprint == ScalrConfig().fingerprint
+        plain = ScalrConfig.model_validate(tree_of(BESIDE.get(key, {})))
+        same = config.fingerprint == plain.fingerprint
         assert same == key.startswith(WITHOUT_INFLUENCE)
 
 

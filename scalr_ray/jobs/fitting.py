@@ -17,9 +17,11 @@ from scalr_ray.jobs.counting import counting_of
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import (
+    Calibration,
     Chosen,
     Grid,
     Prior,
+    calibration,
     fit_prior,
     fit_translator,
     mean_likelihood,
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A translator of any kind, and what validation measured.
+class _FittedKind:
+    """A translator of one kind, and what validation measured.
 
     Attributes:
         translator: up to the train cutoff, at the chosen strength.
@@ -59,16 +61,25 @@ class Fitted:
         return self.chosen.transfers
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted(_FittedKind):
+    """The translator that is used.
+
+    Attributes:
+        calibration: how right its likelihoods are on the validation window.
+    """
+
+    calibration: Calibration
+
+
 def fit(workspace: Workspace, stage: Stage) -> Fitted:
     """Choose the prior, and fit a translator of the configured kind on top of it."""
     with workspace.progress.stage("Weigh the look-backs of the prior"):
         prior = prior_of(workspace, stage)
     kind = workspace.config.translator.kind
-    if kind == "frequency":
-        return _frequency(workspace, stage, prior)
-    if kind == "neural":
-        return _neural(workspace, stage, prior)
-    tried = [_frequency(workspace, stage, prior), _neural(workspace, stage, prior)]
+    kinds = {"frequency": _frequency, "neural": _neural}
+    wanted = kinds.values() if kind == "auto" else [kinds[kind]]
+    tried = [fit_kind(workspace, stage, prior) for fit_kind in wanted]
     # All on the same users, of whom the same is known.
     window = validation_window(
         stage.events,
@@ -76,9 +87,10 @@ def fit(workspace: Workspace, stage: Stage) -> Fitted:
         stage.cutoff,
         workspace.config.seed,
         known=stage.visible,
-        features=workspace.features_for("neural", "user_id"),
+        features=workspace.features_for(tried[-1].translator.kind, "user_id"),
     )
-    return max(tried, key=lambda fitted: mean_likelihood(fitted.on_stage, window))
+    best = max(tried, key=lambda fitted: mean_likelihood(fitted.on_stage, window))
+    return Fitted(**vars(best), calibration=calibration(best.on_stage, window))
 
 
 def prior_of(workspace: Workspace, stage: Stage) -> Prior:
@@ -91,7 +103,7 @@ def prior_of(workspace: Workspace, stage: Stage) -> Prior:
     )
 
 
-def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
+def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     config, counting = workspace.config, counting_of(workspace, stage.cutoff)
     with workspace.progress.stage("Fit the frequency translator on the validation window"):
         fitted = fit_translator(
@@ -114,7 +126,7 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
             mix=prior.mix,
             counting=counting,
         )
-    return Fitted(
+    return _FittedKind(
         translator=fitted.translator,
         on_stage=on_stage,
         chosen=fitted.chosen,
@@ -138,7 +150,7 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
     )
 
 
-def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
+def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
     how = neural_fit(workspace, prior)
@@ -153,7 +165,7 @@ def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> Fitted:
             train=partial(_train, workspace, prior, trainings),
             on_epoch=partial(_note_epoch, workspace),
         )
-    return Fitted(
+    return _FittedKind(
         translator=fitted.translator,
         on_stage=fitted.at_validation,
         chosen=fitted.chosen,

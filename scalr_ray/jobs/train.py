@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.fitting import Fitted, fit
 from scalr_ray.jobs.trial import Stage, Trial, run_trial, trainings
 from scalr_ray.jobs.workspace import Workspace
-from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn import Calibration, TrainingEvents
 from scalr_ray.ledger import TranslatorRecord
 from scalr_ray.translator import save_translator
 
@@ -65,6 +65,7 @@ def train(
         stage = Stage.of(events, validation_cut=cut, cutoff=as_of, seed=config.seed)
         fitted = fit(workspace, stage)
         progress.note(describe_fit(fitted))
+        progress.note(describe_calibration(fitted.calibration))
         trial = _trial(workspace, stage, fitted) if fitted.transfers else None
         data = data_fingerprint(events)
         kind = fitted.translator.kind
@@ -127,6 +128,15 @@ def describe_fit(fitted: Fitted) -> str:
     )
 
 
+def describe_calibration(calibration: Calibration) -> str:
+    """One line on how right the likelihoods are."""
+    return (
+        f"likelihoods by temperature: calibration error {calibration.ece_before:.2f} to "
+        f"{calibration.ece:.2f}, normalised entropy {calibration.normalised_entropy_before:.3f} to "
+        f"{calibration.normalised_entropy:.3f}"
+    )
+
+
 def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
     title = "Try the events on a downstream model, on the validation window"
     with workspace.progress.stage(title, total=trainings(workspace.config)) as advance:
@@ -156,5 +166,6 @@ def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:
         "transfers": chosen.transfers,
         "likelihood_nats": chosen.likelihood,
         "weight_scale": None if trial is None else trial.weight_scale,
+        "calibration": asdict(fitted.calibration),
         **fitted.measured,
     }

@@ -9,10 +9,17 @@ from scalr_ray.learn.counts import Counting, translator_as_of
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator, Grid, fit_translator
 from scalr_ray.learn.prior import Prior, fit_prior
-from scalr_ray.learn.strength import Chosen, choose_strength, mean_likelihood
+from scalr_ray.learn.strength import (
+    Calibration,
+    Chosen,
+    calibration,
+    choose_strength,
+    mean_likelihood,
+)
 from scalr_ray.learn.window import Window, validation_window
 
 __all__ = [
+    "Calibration",
     "Chosen",
     "CodedEvents",
     "Counting",
@@ -21,6 +28,7 @@ __all__ = [
     "Prior",
     "TrainingEvents",
     "Window",
+    "calibration",
     "choose_strength",
     "fit_prior",
     "fit_translator",

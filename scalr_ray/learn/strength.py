@@ -24,7 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalr_ray.learn.window import Window
-from scalr_ray.translator.calibration import ScoredUsers, temperature_for
+from scalr_ray.translator.calibration import (
+    ScoredUsers,
+    normalised_entropy,
+    reliability,
+    temperature_for,
+)
 from scalr_ray.translator.protocol import Translator, as_prior, log_scores
 
 _Z_95 = 1.959964
@@ -32,6 +37,7 @@ _Z_95 = 1.959964
 # large that the users do not fit, the candidates are searched on as many of them as do.
 _HELD_SCORES = 1 << 27
 _LEAST_HELD = 10
+_RELIABILITY_BINS = 10
 
 T = TypeVar("T", bound=Translator)
 
@@ -109,6 +115,45 @@ def choose_strength(
         transfers=transfers,
         users=len(window),
         likelihood=chosen.likelihood,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """How right the likelihoods of a translator are on a window, before and after its temperature.
+
+    Attributes:
+        ece: expected calibration error, relative to the likelihood (`Reliability`).
+        ece_before: the same at temperature 1.
+        normalised_entropy: log loss in units of that of the prior at its best temperature.
+        normalised_entropy_before: the same at temperature 1.
+    """
+
+    ece: float
+    ece_before: float
+    normalised_entropy: float
+    normalised_entropy_before: float
+
+
+def calibration(translator: Translator, window: Window) -> Calibration:
+    """Hold the likelihoods of a translator as of the start of the window against what happened."""
+    prior = as_prior(translator)
+    plain = [_scored(log_scores(prior, chunk.users), chunk) for chunk in window.chunks()]
+    temperature, _ = temperature_for(plain)
+    base = np.concatenate([chunk.likelihood(temperature) for chunk in plain])
+    scored = [_scored(log_scores(translator, chunk.users), chunk) for chunk in window.chunks()]
+
+    def measured(temperature: float) -> tuple[float, float]:
+        found = np.concatenate([chunk.likelihood(temperature) for chunk in scored])
+        bins = reliability(scored, bins=_RELIABILITY_BINS, temperature=temperature)
+        return bins.expected_calibration_error, normalised_entropy(found, base)
+
+    (before, entropy_before), (after, entropy) = measured(1.0), measured(translator.temperature)
+    return Calibration(
+        ece=after,
+        ece_before=before,
+        normalised_entropy=entropy,
+        normalised_entropy_before=entropy_before,
     )
 
 

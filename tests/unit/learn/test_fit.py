@@ -14,7 +14,13 @@ from small_worlds import day, domain_tables, event_table, quantile_day
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
-from scalr_ray.learn import Grid, TrainingEvents, fit_translator
+from scalr_ray.learn import (
+    Grid,
+    TrainingEvents,
+    calibration,
+    fit_translator,
+    validation_window,
+)
 from scalr_ray.simulate import World, WorldConfig
 from scalr_ray.translator import PriorMix
 
@@ -290,3 +296,16 @@ def test_only_users_with_earlier_source_events_and_known_items_are_validated_on(
     ]
     fitted = fit(event_table(source, "books"), event_table(target, "music"), (day(5), day(10)))
     assert fitted.chosen.users == 20
+
+
+def test_the_temperature_makes_the_likelihoods_right(tables, cuts):
+    events = TrainingEvents.of(*tables).as_of(cuts[1]).compact()
+    found = fit(*tables, cuts).at_validation
+    window = validation_window(events, *cuts, 0)
+    right = calibration(found, window)
+    assert right.normalised_entropy < 1
+    assert right.normalised_entropy <= right.normalised_entropy_before + 1e-3
+    sharp = calibration(found.tuned(alpha=found.alpha, temperature=found.temperature / 3), window)
+    assert sharp.ece > 2 * right.ece
+    assert sharp.normalised_entropy > right.normalised_entropy
+    assert sharp.ece_before == right.ece_before

@@ -8,11 +8,12 @@ change nothing.
 
 from scalr_ray.generate.draw import DrawSettings, draw_events
 from scalr_ray.generate.pipeline import GeneratedBatch, generate_batch
-from scalr_ray.generate.plan import history_weight, plan_users
+from scalr_ray.generate.plan import PlanRules, history_weight, plan_users
 
 __all__ = [
     "DrawSettings",
     "GeneratedBatch",
+    "PlanRules",
     "draw_events",
     "generate_batch",
     "history_weight",

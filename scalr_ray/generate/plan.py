@@ -1,22 +1,90 @@
-"""Who gets synthetic events: one row per user, with everything the kernel needs to know of them."""
+"""Who gets synthetic events, and how many: one row per user, with all the kernel needs to know.
+
+A user's row follows from that user's own events and from nothing else, so that it is the same
+whichever other users are planned beside: all at once, or one bucket of users at a time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Literal, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
+from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
-from scalr_ray.translator.encode import Vocabulary
+from scalr_ray.translator.encode import Vocabulary, source_domains
 from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
+from scalr_ray.translator.protocol import Translator
 
 VOCABULARY_KEY = b"scalr.vocabulary"
 
 # A user whose weight falls below this share of the scale gets no events: they would not count.
 _LEAST_WEIGHT = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRules:
+    """How many events a user gets.
+
+    Attributes:
+        as_of: the generation time; only what is visible as of it is looked at.
+        per_user: events of a user without target history.
+        taper: with `count`, fewer for users who have target history, as their weight falls.
+        decay_events: of `history_weight`.
+        thin: share of everybody's events that is drawn, to keep a budget; fractions of an event
+            are decided by a coin keyed by the user.
+        history_events: how many events of a user and domain are looked at, the newest to appear.
+        seed: of the coins.
+        since: source domain -> microseconds since 1970; only its events that appear later trigger
+            anything. Events of a domain that is not named all do, and with None all of all domains.
+    """
+
+    as_of: datetime
+    per_user: int
+    taper: Literal["none", "count"] = "none"
+    decay_events: float = 0.0
+    thin: float = 1.0
+    history_events: int = 10_000
+    seed: int = 0
+    since: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """The codes that a plan is written in.
+
+    Attributes:
+        source_items: vocabulary of (domain, item) keys.
+        target_items: vocabulary of target item ids.
+        event_types: vocabulary of event types.
+        keeps_unknown: whether source events on unknown items are kept, under the code -1.
+    """
+
+    source_items: Vocabulary
+    target_items: Vocabulary
+    event_types: Vocabulary
+    keeps_unknown: bool = False
+
+    @classmethod
+    def of(cls, translator: Translator) -> Self:
+        """The codes of a translator; a neural one makes something of unknown items too."""
+        return cls(
+            source_items=translator.source_items,
+            target_items=translator.target_items,
+            event_types=translator.event_types,
+            keeps_unknown=translator.kind == "neural",
+        )
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Equal where the item codes of a plan and of a translator mean the same items."""
+        return vocabulary_fingerprint(self.source_items, self.target_items)
 
 
 def history_weight(own_events: NDArray[np.int64], decay_events: float) -> NDArray[np.float64]:
@@ -31,45 +99,52 @@ def history_weight(own_events: NDArray[np.int64], decay_events: float) -> NDArra
 
 def plan_users(
     events: TrainingEvents,
-    as_of: datetime,
+    rules: PlanRules,
     *,
-    decay_events: float,
+    coding: Coding | None = None,
     features: FeaturesAsOf | None = None,
 ) -> pa.Table:
-    """The users with source history as of `as_of` whose weight does not vanish.
+    """The users who get synthetic events.
+
+    Args:
+        events: of both domains.
+        rules: how many a user gets.
+        coding: the codes to write; None takes those of `events`.
+        features: serves what the translator reads of a user beside the events.
 
     Returns:
-        One row per user in order of user code: `user_id`, `user_code` (int64), `weight` (share of
-        the scale), `source` (never empty) and `own`: lists of events in order of appearance, each
-        with `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. With
-        `features`, a struct of what is served of the user. The schema carries a fingerprint of the
+        One row per user, in order of id: `user_id`, `user_key` (uint64), `slots` (int64, at least
+        1), `weight` (float64), `group` (int64, 0), `taken` (no item), and `source`, never empty and
+        never without a `fresh` event, and `own`: lists of events in order of appearance, each with
+        `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. With `features`
+        a struct of what is served of the user. The schema carries a fingerprint of the item
         vocabularies, because codes mean nothing under other ones.
     """
-    seen = events.as_of(as_of)
-    # After an event in the very last microsecond there is no time left for one that follows it.
-    seen_source = seen.source_log.firsts_by_type()
-    seen_source = seen_source.where(seen_source.times < to_micros(as_of) - 1)
-    users = len(events.users)
-    own_counts = np.bincount(seen.target.users, minlength=users)
-    weight = history_weight(own_counts, decay_events)
-    has_source = np.bincount(seen_source.users, minlength=users) > 0
-    chosen = np.flatnonzero(has_source & (weight > _LEAST_WEIGHT))
-    planned = pa.table(
-        {
-            "user_id": events.users.ids.take(pa.array(chosen)),
-            "user_code": pa.array(chosen),
-            "weight": pa.array(weight[chosen]),
-            "source": _lists(seen_source, chosen, users),
-            "own": _lists(seen.target_log.firsts_by_type(), chosen, users),
-        }
+    coding = coding or Coding(
+        source_items=events.source_items,
+        target_items=events.target_items,
+        event_types=events.event_types,
     )
+    planned = _plan(events, rules, coding)
     if features is not None:
-        served = features(
-            planned["user_id"].combine_chunks(), np.full(len(chosen), to_micros(as_of))
-        )
+        times = np.full(planned.num_rows, to_micros(rules.as_of))
+        served = features(planned["user_id"].combine_chunks(), times)
         planned = planned.append_column("features", served.to_struct_array())
-    vocabulary = vocabulary_fingerprint(events.source_items, events.target_items)
-    return planned.replace_schema_metadata({VOCABULARY_KEY: vocabulary})
+    return planned.replace_schema_metadata({VOCABULARY_KEY: coding.fingerprint})
+
+
+def plan_bucket(source: pa.Table, target: pa.Table, coding: Coding, rules: PlanRules) -> pa.Table:
+    """The rows of `plan_users`, of users all of whose events are in these two tables.
+
+    Args:
+        source: source-domain events of some users (columns of `core.events`); may be empty.
+        target: the target-domain events of the same users; may be empty.
+        coding: the codes to write.
+        rules: how many events a user gets.
+    """
+    events = TrainingEvents.coded(source, target)
+    planned = _plan(events, rules, coding)
+    return planned.replace_schema_metadata({VOCABULARY_KEY: coding.fingerprint})
 
 
 def vocabulary_fingerprint(source_items: Vocabulary, target_items: Vocabulary) -> bytes:
@@ -90,15 +165,102 @@ def known(users: pa.Table, as_of: datetime) -> Users:
     )
 
 
-def _lists(events: CodedEvents, chosen: NDArray[np.int64], users: int) -> pa.Array:
+def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
+    seen, users = events.as_of(rules.as_of), len(events.users)
+    source = seen.source_log.firsts_by_type()
+    # After an event in the very last microsecond there is no time left for one that follows it.
+    source = source.where(source.times < to_micros(rules.as_of) - 1)
+    source = _newest(source, rules.history_events)
+    own = _newest(seen.target_log.firsts_by_type(), rules.history_events)
+    # All target history counts, also that on items the translator has never seen.
+    own_events = np.bincount(own.firsts().users, minlength=users)
+    fresh = _fresh(source, events.source_items, rules)
+    item = coding.source_items.codes(events.source_items.ids)[source.items]
+    usable = np.full(len(source), fill_value=True) if coding.keeps_unknown else item >= 0
+    source = replace(source, items=item).where(usable)
+    fresh = fresh[usable]
+    own = replace(own, items=coding.target_items.codes(events.target_items.ids)[own.items])
+    own = own.where(own.items >= 0)
+
+    weight = history_weight(own_events, rules.decay_events)
+    user_key = id_keys(events.users.ids)
+    events_each = np.bincount(source.users, minlength=users)
+    share = np.bincount(source.users[fresh], minlength=users) / np.maximum(events_each, 1)
+    slots = _slots(own_events, share, user_key, rules)
+    chosen = np.flatnonzero((slots > 0) & (weight > _LEAST_WEIGHT))
+
+    types = coding.event_types.codes(events.event_types.ids)
+    return pa.table(
+        {
+            "user_id": events.users.ids.take(pa.array(chosen)),
+            "user_key": pa.array(user_key[chosen], pa.uint64()),
+            "slots": pa.array(slots[chosen], pa.int64()),
+            "weight": pa.array(weight[chosen], pa.float64()),
+            "group": pa.array(np.zeros(len(chosen), dtype=np.int64)),
+            "taken": pa.array([[]] * len(chosen), pa.large_list(pa.int64())),
+            "source": _lists(source, types, chosen, users, fresh=fresh),
+            "own": _lists(own, types, chosen, users),
+        }
+    )
+
+
+def _newest(events: CodedEvents, most: int) -> CodedEvents:
+    """The last `most` events of each user to appear."""
+    order = np.lexsort((events.appear, events.users))
+    users = events.users[order]
+    from_end = np.searchsorted(users, users, side="right") - np.arange(len(users))
+    keep = np.empty(len(users), dtype=bool)
+    keep[order] = from_end <= most
+    return events.where(keep)
+
+
+def _fresh(source: CodedEvents, items: Vocabulary, rules: PlanRules) -> NDArray[np.bool_]:
+    """(N,) which source events may trigger something."""
+    if rules.since is None:
+        return np.full(len(source), fill_value=True)
+    beginning = np.iinfo(np.int64).min
+    domains = source_domains(items.ids).dictionary_encode()
+    watermark = np.array(
+        [rules.since.get(domain, beginning) for domain in domains.dictionary.to_pylist()], np.int64
+    )
+    return np.asarray(source.appear > watermark[domains.indices.to_numpy()][source.items])
+
+
+def _slots(
+    own_events: NDArray[np.int64],
+    share: NDArray[np.float64],
+    user_key: NDArray[np.uint64],
+    rules: PlanRules,
+) -> NDArray[np.int64]:
+    """(U,) how many events each user gets; who has something fresh gets at least one of them."""
+    full = np.full(len(own_events), float(rules.per_user))
+    if rules.taper == "count":
+        full *= history_weight(own_events, rules.decay_events)
+    wanted = np.floor(full * share + 0.5)
+    wanted = np.where((share > 0) & (full >= 0.5), np.maximum(wanted, 1.0), wanted)
+    coin = keyed_uniform(stream_seed("slots", rules.seed), user_key)
+    return np.floor(wanted * rules.thin + coin).astype(np.int64)
+
+
+def _lists(
+    events: CodedEvents,
+    types: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    users: int,
+    *,
+    fresh: NDArray[np.bool_] | None = None,
+) -> pa.Array:
     order, offsets = events.by_user(chosen, users)
     columns = {
         "item": pa.array(events.items[order]),
         "time": pa.array(events.times[order]),
-        "type": pa.array(events.types[order]),
+        # The code of no type, -1, reads the last place.
+        "type": pa.array(np.append(types, -1)[events.types[order]]),
         "value": pa.array(events.values[order]),
         "event_id": events.event_ids.take(pa.array(order)),
     }
+    if fresh is not None:
+        columns["fresh"] = pa.array(fresh[order])
     listed = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
     return pa.LargeListArray.from_arrays(pa.array(offsets), listed)
 

@@ -159,16 +159,30 @@ class TrainingEvents:
                 raise DataError(
                     f"there are no {name} events before the cut; import some, or move the cut later"
                 )
+        coded = cls.coded(source, target)
+        if not np.intersect1d(coded.source_log.users, coded.target_log.users).size:
+            raise DataError(
+                "no user has events in both domains before the cut; a translator cannot be trained"
+            )
+        return coded
+
+    @classmethod
+    def coded(cls, source: pa.Table, target: pa.Table) -> TrainingEvents:
+        """The same of any two tables, also of empty ones: what some of the users did."""
         source_items = Vocabulary.of(source_keys(source))
         target_items = Vocabulary.of(target["item_id"])
         users = Vocabulary.of(
-            pa.chunked_array([*source["user_id"].chunks, *target["user_id"].chunks])
+            pa.chunked_array(
+                [*source["user_id"].chunks, *target["user_id"].chunks], source["user_id"].type
+            )
         )
-        types = pa.chunked_array([*source["event_type"].chunks, *target["event_type"].chunks])
+        types = pa.chunked_array(
+            [*source["event_type"].chunks, *target["event_type"].chunks], pa.string()
+        )
         event_types = Vocabulary.of(types.drop_null())
         source_codes = source_items.codes(source_keys(source))
         target_codes = target_items.codes(target["item_id"])
-        coded = cls(
+        return cls(
             users=users,
             source_items=source_items,
             target_items=target_items,
@@ -176,11 +190,6 @@ class TrainingEvents:
             source_log=_code(source, users, source_codes, event_types),
             target_log=_code(target, users, target_codes, event_types),
         )
-        if not np.intersect1d(coded.source_log.users, coded.target_log.users).size:
-            raise DataError(
-                "no user has events in both domains before the cut; a translator cannot be trained"
-            )
-        return coded
 
     @cached_property
     def source(self) -> CodedEvents:

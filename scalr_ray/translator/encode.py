@@ -58,6 +58,11 @@ def source_keys(table: pa.Table) -> pa.Array:
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
 
+def source_domains(keys: pa.Array) -> pa.Array:
+    """(N,) the domain of each key of `source_keys`."""
+    return pc.list_element(pc.split_pattern(keys, _KEY_SEPARATOR, max_splits=1), 0)
+
+
 def incidence(
     rows: NDArray[np.int64], cols: NDArray[np.int64], shape: tuple[int, int]
 ) -> sparse.csr_matrix:

@@ -98,6 +98,11 @@ class FrequencyTranslator:
         return "frequency"
 
     @property
+    def event_types(self) -> Vocabulary:
+        """Vocabulary of the event types that the counts were made under."""
+        return self.weighing.event_types
+
+    @property
     def alpha(self) -> float:
         """Exponent of the lift."""
         return self.strength.alpha

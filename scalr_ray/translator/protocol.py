@@ -41,6 +41,10 @@ class Translator(Protocol):
         """Vocabulary of target item ids, I of them."""
 
     @property
+    def event_types(self) -> Vocabulary:
+        """Vocabulary of the event types it tells apart."""
+
+    @property
     def first_seen(self) -> NDArray[np.int64]:
         """(I,) microseconds since 1970 of the first event on each item."""
 

@@ -12,7 +12,17 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, inspect, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.exc import DatabaseError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -27,6 +37,8 @@ Row = TypeVar("Row", bound=Base)
 
 def open_database(url: str) -> Engine:
     """An engine on a database with the ledger's tables; folder and tables are created if absent.
+
+    The tables of an older version of SCALR are brought up to date and keep their rows.
 
     Raises:
         ConfigError: the database cannot be opened, or a newer version of SCALR has written it.
@@ -89,8 +101,8 @@ def _enforce_foreign_keys(connection: Any, _record: object) -> None:  # noqa: AN
 def _prepare(engine: Engine) -> None:
     with engine.connect() as connection:
         version = _schema_version(connection)
-    if version is None:
-        version = _create_tables(engine)
+    if version is None or version < SCHEMA_VERSION:
+        version = _bring_up_to_date(engine)
     if version > SCHEMA_VERSION:
         raise ConfigError(
             f"{engine.url} has ledger layout {version} and this version of SCALR knows up to "
@@ -98,8 +110,11 @@ def _prepare(engine: Engine) -> None:
         )
 
 
-def _create_tables(engine: Engine) -> int:
-    """Create the tables unless another process is first; returns their version."""
+def _bring_up_to_date(engine: Engine) -> int:
+    """Create the tables that are not there, unless another process is first; returns the version.
+
+    What is there stays as it is: a newer layout only adds tables.
+    """
     if engine.dialect.name == "sqlite":
         _switch_to_wal(engine)
     with engine.begin() as connection:
@@ -107,10 +122,11 @@ def _create_tables(engine: Engine) -> int:
             # Take the write lock before looking: of several creators, all but one find the tables.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         version = _schema_version(connection)
-        if version is None:
+        if version is None or version < SCHEMA_VERSION:
             Base.metadata.create_all(connection)
+            record = insert(SchemaRow) if version is None else update(SchemaRow)
             version = SCHEMA_VERSION
-            connection.execute(insert(SchemaRow).values(version=version))
+            connection.execute(record.values(version=version))
     return version
 
 

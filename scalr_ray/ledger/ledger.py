@@ -1,16 +1,16 @@
-"""`Ledger`: the only door to the tables of runs, translators, batches and verdicts."""
+"""`Ledger`: the only door to the tables of runs, translators, batches, verdicts and watermarks."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
 
-from scalr_ray.ledger.batches import Batches
 from scalr_ray.ledger.database import open_database
+from scalr_ray.ledger.progress import BatchProgress
 
 
-class Ledger(Batches):
-    """Runs, translators, batches and verdicts in one SQL database.
+class Ledger(BatchProgress):
+    """Runs, translators, batches, verdicts and watermarks in one SQL database.
 
     Safe to use from several threads and processes. Close it, or use it in a `with` statement.
 

@@ -25,7 +25,9 @@ from scalr_ray.ledger.records import (
     VerdictRecord,
 )
 
-SCHEMA_VERSION = 1
+# 1: runs, translators, batches, verdicts. 2: watermarks and replacements; tables are only added, so
+# an older file is brought up to date where it lies.
+SCHEMA_VERSION = 2
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -198,3 +200,22 @@ class VerdictRow(Base):
             detail=self.detail,
             created_at=self.created_at,
         )
+
+
+class WatermarkRow(Base):
+    """Up to when the events of a source domain went into a batch."""
+
+    __tablename__ = "scalr_watermarks"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)
+    domain: Mapped[str] = mapped_column(primary_key=True)
+    seen_up_to: Mapped[datetime]
+
+
+class ReplacementRow(Base):
+    """A batch, and one that it takes the place of once it is published."""
+
+    __tablename__ = "scalr_replacements"
+
+    batch_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)
+    replaced_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)

@@ -16,6 +16,10 @@ from scalr_ray.ledger.records import TranslatorRecord
 from scalr_ray.ledger.runs import Runs
 from scalr_ray.ledger.tables import TranslatorRow
 
+_NEWEST_FIRST = select(TranslatorRow).order_by(
+    TranslatorRow.created_at.desc(), TranslatorRow.version.desc()
+)
+
 
 class Translators(Runs):
     """Record and find translators; each belongs to a run."""
@@ -77,11 +81,13 @@ class Translators(Runs):
                 raise UsageError(f"there is no translator {version}; train one first")
             return row.record()
 
+    def translators(self) -> list[TranslatorRecord]:
+        """All translators, newest first."""
+        with transaction(self._engine) as session:
+            return [row.record() for row in session.scalars(_NEWEST_FIRST)]
+
     def latest_translator(self) -> TranslatorRecord | None:
         """The translator recorded last, or None before the first."""
-        query = select(TranslatorRow).order_by(
-            TranslatorRow.created_at.desc(), TranslatorRow.version.desc()
-        )
         with transaction(self._engine) as session:
-            row = session.scalars(query.limit(1)).one_or_none()
+            row = session.scalars(_NEWEST_FIRST.limit(1)).one_or_none()
             return None if row is None else row.record()

@@ -298,9 +298,9 @@ def test_the_ledger_survives_closing(file: Path) -> None:
 @pytest.mark.usefixtures("ledger")
 def test_a_newer_layout_is_refused(file: Path) -> None:
     with closing(sqlite3.connect(file)) as other:
-        other.execute("UPDATE scalr_schema SET version = 2")
+        other.execute("UPDATE scalr_schema SET version = 3")
         other.commit()
-    with pytest.raises(ConfigError, match=r"ledger layout 2 .* knows up to 1; upgrade scalr"):
+    with pytest.raises(ConfigError, match=r"ledger layout 3 .* knows up to 2; upgrade scalr"):
         Ledger(f"sqlite:///{file}")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.core.keyed import id_keys
 
 # Joins domain and item id into one key; a control character that no id should carry.
 _KEY_SEPARATOR = "\x1f"
@@ -41,6 +42,11 @@ class Vocabulary:
     def fingerprint(self) -> str:
         """Equal for equal ids in equal order, so for equal codes."""
         return fingerprint(self.ids.to_pylist(), 32)
+
+    @cached_property
+    def keys(self) -> NDArray[np.uint64]:
+        """(V,) what keyed draws know each id by, whichever codes it has."""
+        return id_keys(self.ids)
 
     def codes(self, values: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """(N,) the code of each value, -1 where it is unknown."""

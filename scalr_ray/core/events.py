@@ -30,6 +30,9 @@ EVENT_COLUMNS = (
     "value",
 )
 
+# How the type of every synthetic event begins; a real event of such a type is a mistake.
+SYNTHETIC_PREFIX = "synthetic"
+
 # What the sample weight is the product of, beside the scale of the batch.
 WEIGHT_FACTORS = ("history_weight", "likelihood_weight", "density_weight", "age_weight")
 

@@ -19,7 +19,13 @@ import pyarrow.compute as pc
 from scalr_ray.core.config import IdTypes
 from scalr_ray.core.duck import duck, quote_text
 from scalr_ray.core.errors import DataError
-from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, event_schema
+from scalr_ray.core.events import (
+    AVAILABLE_AT,
+    EVENT_COLUMNS,
+    EVENT_TIMESTAMP,
+    SYNTHETIC_PREFIX,
+    event_schema,
+)
 from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.ingest.columns import (
     DEFAULT_EVENT_TYPE,
@@ -33,6 +39,7 @@ from scalr_ray.ingest.files import SPILL_DIR
 from scalr_ray.ingest.times import FIRST_YEAR, LAST_YEAR
 
 DUPLICATE = "duplicate of an earlier row"
+SYNTHETIC = "synthetic, and so no observed event"
 
 REFUSED_SCHEMA = pa.schema(
     [
@@ -171,6 +178,7 @@ def _fault() -> str:
         f"available_given AND {AVAILABLE_AT} IS NULL": f"{AVAILABLE_AT} lies {years}",
         f"{AVAILABLE_AT} < {EVENT_TIMESTAMP}": f"{AVAILABLE_AT} lies before {EVENT_TIMESTAMP}",
         "NOT isfinite(value)": "value is not finite",
+        f"starts_with(event_type, {quote_text(SYNTHETIC_PREFIX)})": SYNTHETIC,
     }
     cases = " ".join(f"WHEN {when} THEN {quote_text(why)}" for when, why in faults.items())
     return f"CASE {cases} END"

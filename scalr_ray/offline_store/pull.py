@@ -1,4 +1,9 @@
-"""Pulling event sets and applying definitions, through the Feast SDK and nothing else."""
+"""Pulling event sets and applying definitions, through the Feast SDK and nothing else.
+
+Everything that is learnt from, translated or measured against comes through `pull_events` and
+`pull_outcomes`, and both give observed events only: a translation of translations would feed the
+model its own guesses, generation by generation, so a synthetic view or row is an error here.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +21,21 @@ from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import ConfigError, UsageError
-from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, TIMESTAMP
+from scalr_ray.core.errors import ConfigError, DataError, UsageError
+from scalr_ray.core.events import (
+    AVAILABLE_AT,
+    EVENT_COLUMNS,
+    EVENT_TIMESTAMP,
+    SYNTHETIC_PREFIX,
+    TIMESTAMP,
+)
 
 # Far enough for any event log; Feast wants an upper bound.
 _END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
+
+_SYNTHETIC_KIND = "synthetic"
+# No observed event has both; whatever its tags say, a view that serves them holds synthetic events.
+_LINEAGE_FEATURES = frozenset({"batch_id", "sample_weight"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +54,7 @@ class Registered:
 
 
 def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
-    """The events of an event view that are visible as of a time.
+    """The observed events of an event view that are visible as of a time.
 
     Args:
         store: an opened feature store.
@@ -50,6 +65,7 @@ def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
         The columns of `core.events.EVENT_COLUMNS`, in no particular order.
 
     Raises:
+        DataError: the view, or an event in it, is synthetic.
         UsageError: the view is not registered.
     """
     pulled = _event_set(store, view, end=as_of, known=True)
@@ -60,7 +76,12 @@ def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
 
 
 def pull_outcomes(store: FeatureStore, view: str, *, start: datetime) -> pa.Table:
-    """The events from `start` on, whenever they became known: what a prediction is held against."""
+    """The events from `start` on, whenever they became known: what a prediction is held against.
+
+    Raises:
+        DataError: the view, or an event in it, is synthetic.
+        UsageError: the view is not registered.
+    """
     pulled = _event_set(store, view, end=_END_OF_TIME, known=False)
     cut = pa.scalar(start, pulled.schema.field(EVENT_TIMESTAMP).type)
     return pulled.filter(pc.greater_equal(pulled[EVENT_TIMESTAMP], cut))
@@ -150,6 +171,7 @@ def registered(store: FeatureStore) -> Registered:
 
 def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) -> pa.Table:
     try:
+        _refuse_synthetic_view(store, view)
         features = [
             f"{view}:{name}"
             for name in EVENT_COLUMNS
@@ -160,4 +182,27 @@ def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) ->
         )
     except FeatureViewNotFoundException as error:
         raise UsageError(f"feature view {view} is not registered; run `scalr apply`") from error
-    return job.to_arrow().select(list(EVENT_COLUMNS))
+    events = job.to_arrow().select(list(EVENT_COLUMNS))
+    _refuse_synthetic_rows(view, events)
+    return events
+
+
+def _refuse_synthetic_view(store: FeatureStore, view: str) -> None:
+    registered_view = store.get_feature_view(view)
+    served = {feature.name for feature in registered_view.features}
+    if registered_view.tags.get("kind") == _SYNTHETIC_KIND or served >= _LINEAGE_FEATURES:
+        raise DataError(
+            f"feature view {view} holds synthetic events, which are never translated or learnt "
+            "from; name a view of observed events"
+        )
+
+
+def _refuse_synthetic_rows(view: str, events: pa.Table) -> None:
+    types = pc.fill_null(events["event_type"].cast(pa.string()), "")
+    synthetic = events.filter(pc.starts_with(types, SYNTHETIC_PREFIX))
+    if synthetic.num_rows:
+        raise DataError(
+            f"{synthetic.num_rows} events of {view} are synthetic, the first is "
+            f"{synthetic['event_id'][0].as_py()}; synthetic events are never translated: drop them "
+            "from the log"
+        )

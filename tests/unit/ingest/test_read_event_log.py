@@ -31,7 +31,7 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import event_schema
 from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.ingest import infer_ids
-from scalr_ray.ingest.log import DUPLICATE
+from scalr_ray.ingest.log import DUPLICATE, SYNTHETIC
 
 LATER = NOON + timedelta(days=40)
 
@@ -232,6 +232,9 @@ def test_malformed_rows_are_set_aside_with_the_reason(tmp_path: Path):
         row(14, value=float("nan")),
         row(15, value=float("-inf")),
         row(3),
+        row(16, event_type="synthetic"),
+        row(17, event_type="synthetic_negative"),
+        row(18, event_type="unsynthetic"),
     )
     assert found == {
         0: "user_id is empty",
@@ -243,6 +246,8 @@ def test_malformed_rows_are_set_aside_with_the_reason(tmp_path: Path):
         6: "value is not finite",
         7: "value is not finite",
         8: DUPLICATE,
+        9: SYNTHETIC,
+        10: SYNTHETIC,
     }
 
 

@@ -199,6 +199,7 @@ class SyntheticEventLake:
         snapshot_id: int | None = None,
         as_of: datetime | None = None,
         batch_ids: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Published synthetic events, with exactly the lake's `schema`, in no promised order.
 
@@ -208,6 +209,7 @@ class SyntheticEventLake:
             snapshot_id: read the table as this snapshot left it; None reads the newest.
             as_of: T; keeps rows with `event_timestamp < T` and `available_at <= T`.
             batch_ids: keeps rows of these batches.
+            columns: reads only these, of the schema, in this order; None reads all.
 
         Raises:
             DataError: there is no such snapshot.
@@ -216,8 +218,14 @@ class SyntheticEventLake:
         table = self._table()
         if snapshot_id is not None and table.snapshot_by_id(snapshot_id) is None:
             raise DataError(f"the table of synthetic events has no snapshot {snapshot_id}")
-        scan = table.scan(row_filter=_row_filter(as_of, batch_ids), snapshot_id=snapshot_id)
-        return to_schema(scan.to_arrow(), self.schema)
+        names = self.schema.names if columns is None else columns
+        scan = table.scan(
+            row_filter=_row_filter(as_of, batch_ids),
+            selected_fields=tuple(names),
+            snapshot_id=snapshot_id,
+        )
+        wanted = pa.schema([self.schema.field(name) for name in names])
+        return to_schema(scan.to_arrow(), wanted)
 
     def _table(self) -> Table:
         return self._catalog.load_table(TABLE_NAME)

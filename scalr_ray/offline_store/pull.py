@@ -1,8 +1,7 @@
 """Pulling event sets and applying definitions, through the Feast SDK and nothing else.
 
 Everything that is learnt from, translated or measured against comes through `pull_events` and
-`pull_outcomes`, and both give observed events only: a translation of translations would feed the
-model its own guesses, generation by generation, so a synthetic view or row is an error here.
+`pull_outcomes`, and both give observed events only (`organic.py`).
 """
 
 from __future__ import annotations
@@ -21,21 +20,12 @@ from feast import FeatureStore
 from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import ConfigError, DataError, UsageError
-from scalr_ray.core.events import (
-    AVAILABLE_AT,
-    EVENT_COLUMNS,
-    EVENT_TIMESTAMP,
-    SYNTHETIC_PREFIX,
-    TIMESTAMP,
-)
+from scalr_ray.core.errors import ConfigError, UsageError
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, TIMESTAMP
+from scalr_ray.offline_store.organic import refuse_synthetic_rows, refuse_synthetic_view
 
 # Far enough for any event log; Feast wants an upper bound.
 _END_OF_TIME = datetime(2200, 1, 1, tzinfo=UTC)
-
-_SYNTHETIC_KIND = "synthetic"
-# No observed event has both; whatever its tags say, a view that serves them holds synthetic events.
-_LINEAGE_FEATURES = frozenset({"batch_id", "sample_weight"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +161,7 @@ def registered(store: FeatureStore) -> Registered:
 
 def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) -> pa.Table:
     try:
-        _refuse_synthetic_view(store, view)
+        refuse_synthetic_view(store.get_feature_view(view))
         features = [
             f"{view}:{name}"
             for name in EVENT_COLUMNS
@@ -183,26 +173,5 @@ def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) ->
     except FeatureViewNotFoundException as error:
         raise UsageError(f"feature view {view} is not registered; run `scalr apply`") from error
     events = job.to_arrow().select(list(EVENT_COLUMNS))
-    _refuse_synthetic_rows(view, events)
+    refuse_synthetic_rows(view, events)
     return events
-
-
-def _refuse_synthetic_view(store: FeatureStore, view: str) -> None:
-    registered_view = store.get_feature_view(view)
-    served = {feature.name for feature in registered_view.features}
-    if registered_view.tags.get("kind") == _SYNTHETIC_KIND or served >= _LINEAGE_FEATURES:
-        raise DataError(
-            f"feature view {view} holds synthetic events, which are never translated or learnt "
-            "from; name a view of observed events"
-        )
-
-
-def _refuse_synthetic_rows(view: str, events: pa.Table) -> None:
-    types = pc.fill_null(events["event_type"].cast(pa.string()), "")
-    synthetic = events.filter(pc.starts_with(types, SYNTHETIC_PREFIX))
-    if synthetic.num_rows:
-        raise DataError(
-            f"{synthetic.num_rows} events of {view} are synthetic, the first is "
-            f"{synthetic['event_id'][0].as_py()}; synthetic events are never translated: drop them "
-            "from the log"
-        )

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 # A view of a team's own, tagged as if its events had been observed.
-DISGUISED = '''
+DISGUISED = """
 from datetime import timedelta
 from feast import FeatureView, Field, FileSource
 from feast.types import Float64, String
@@ -51,7 +51,7 @@ liked_by_the_model = FeatureView(
     online=False,
     tags={"domain": "source", "kind": "real"},
 )
-'''
+"""
 
 
 def write_event(layout: Layout, view: str, event_type: str | None, day: int = 0) -> None:

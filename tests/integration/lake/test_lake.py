@@ -396,3 +396,11 @@ def test_a_database_that_stays_locked_says_try_again(
         other.execute("COMMIT")
     other.close()
     assert lake.publish("b1").rows == 2
+
+
+def test_only_the_columns_asked_for_are_read(lake):
+    lake.write_staged("b1", events("b1", 5))
+    lake.publish("b1")
+    read = lake.read(columns=("sample_weight", "user_id"), as_of=NOON + timedelta(days=1))
+    assert read.schema == pa.schema([SCHEMA.field("sample_weight"), SCHEMA.field("user_id")])
+    assert sorted(read["user_id"].to_pylist()) == ["u0", "u0", "u1", "u1", "u2"]

@@ -1,18 +1,22 @@
-"""The kernel of generation: one block of users in, their candidates out.
+"""The kernel of generation: one block of users in, their synthetic events and refused rows out.
 
-Sampling without replacement by Gumbel top-k (Vieira 2014; Kool et al. 2019): adding keyed Gumbel
-noise to the scores and taking the k largest draws k distinct items as if one after the other. The
-event time lies after the source event that triggered it, by a delay as observed between the
-domains, at or after the first sighting of the item, and before the cut.
+For each user, in this order: the items worth drawing from are listed (`translator.shortlist`),
+items are drawn from the list (`sampling`), each gets the source event that triggered it and a time
+after it (`event_times`), rows that fail a filter get a reason, and negatives are drawn for those
+that are left (`negatives`).
 
-Legend: B users, I target items, N candidates, H source events of a candidate's user.
+What a user gets is a function of that user's row of the plan alone: every draw is keyed by user and
+item. An item that the user owns, or was proposed before, is never drawn, so that no row repeats a
+real event or another synthetic one.
+
+Legend: B users, N rows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,110 +24,204 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.core.errors import LeakageError
 from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS
-from scalr_ray.core.keyed import keyed_bits, keyed_gumbel, keyed_uniform, stream_seed
-from scalr_ray.generate.plan import known
-from scalr_ray.translator.histories import Users
-from scalr_ray.translator.protocol import Translator, log_scores, log_softmax, mask_entries
+from scalr_ray.core.keyed import keyed_bits, keyed_uniform, stream_seed
+from scalr_ray.generate.block import Block, DrawSettings, refuse_later_translator
+from scalr_ray.generate.catalogue import Catalogue
+from scalr_ray.generate.event_times import choose_triggers, event_times
+from scalr_ray.generate.negatives import negatives_of
+from scalr_ray.generate.proposals import Candidates, propose
+from scalr_ray.generate.sampling import ranks
+from scalr_ray.translator.protocol import Translator
+
+if TYPE_CHECKING:
+    from scalr_ray.translator.neural.index import ItemIndex
+
+__all__ = [
+    "BELOW_FLOOR",
+    "EVENT_TYPE",
+    "NEGATIVE_TYPE",
+    "NO_EVIDENCE",
+    "DrawSettings",
+    "draw_events",
+    "refuse_later_translator",
+]
 
 EVENT_TYPE = "synthetic"
-BELOW_FLOOR = "likelihood_floor"
+NEGATIVE_TYPE = "synthetic_negative"
 
-_SCORE_CHUNK = 128
+# Why a row is refused.
+BELOW_FLOOR = "likelihood_floor"
+NO_EVIDENCE = "no_evidence"
+
+# Probabilities are above 0 in the schema of an event.
+_TINY = np.finfo(np.float64).tiny
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawSettings:
-    """What one generation run has in common.
+class _Rows:
+    """N rows to be; those of a user stand together, events in order of slot before negatives.
 
     Attributes:
-        batch_id: the batch the events belong to.
-        translator_version: recorded as lineage.
-        domain: the target domain.
-        as_of: the logical generation time; nothing drawn lies at or after it.
-        per_user: candidates per user.
-        temperature: of the sampling, which is from (prior * lift^evidence)^(1 / temperature).
-        evidence: exponent of the lift in sampling, where anything transfers at all.
-        likelihood_floor: candidates below it are refused.
-        weight_scale: weight of an event of a user without target history.
-        seed: of every draw.
+        drawn: N candidates.
+        slot: (N,) number among the user's events, or -1, -2, ... among the user's negatives.
+        trigger: (N,) position of the source event among those of the block.
+        time: (N,) event time, microseconds since 1970.
+        reason: (N,) text; null where no filter refused the row.
     """
 
-    batch_id: str
-    translator_version: str
-    domain: str
-    as_of: datetime
-    per_user: int
-    temperature: float
-    evidence: float
-    likelihood_floor: float
-    weight_scale: float
-    seed: int
+    drawn: Candidates
+    slot: NDArray[np.int64]
+    trigger: NDArray[np.int64]
+    time: NDArray[np.int64]
+    reason: pa.Array
 
 
 def draw_events(
-    users: pa.Table, translator: Translator, settings: DrawSettings, schema: pa.Schema
+    users: pa.Table,
+    translator: Translator,
+    settings: DrawSettings,
+    schema: pa.Schema,
+    *,
+    catalogue: Catalogue | None = None,
+    index: ItemIndex | None = None,
 ) -> pa.Table:
-    """Candidates of one block of users, in order of user and slot.
+    """The synthetic events of one block of users and the rows refused, in order of user and slot.
 
     Args:
         users: rows of `plan_users`.
         translator: trained as of `settings.as_of` or before, under the vocabularies of the plan.
         settings: of this run.
         schema: of a synthetic event (`core.events.synthetic_event_schema`).
+        catalogue: what may be proposed to each `group` of the plan; None: everything to everybody.
+        index: of the translator's items, to list them without looking at all; None looks at all.
 
     Returns:
-        `schema` plus `reason` (text): null for a synthetic event, else why it was refused.
+        `schema`, then `reason` (text; null for a synthetic event, else why it was refused),
+        `item_code` (int64), `thinning` (float64, keyed uniform in (0, 1), by which rows are left
+        out later) and `log_lift` (float64, log of the likelihood over what the prior alone gives).
+        All weights but `history_weight` are 1. Negatives, of label 0, follow their user's events.
 
     Raises:
         LeakageError: the translator was trained after `settings.as_of`.
+        DataError: the translator's scores are no numbers, or the catalogue is not of its items.
     """
     refuse_later_translator(translator, settings)
-    about, codes = known(users, settings.as_of), users["user_code"].to_numpy()
-    row, item, log_p = _sample(about, codes, translator, settings)
-    trigger = _trigger(about, codes, translator, row, item, settings)
-    likelihood = np.exp(log_p.astype(np.float64))
+    if catalogue is None:
+        catalogue = Catalogue.everything(len(translator.target_items))
+    block = Block.of(users, translator, settings.as_of, catalogue)
+    proposed = propose(block, translator, settings, index)
+    rows = _triggered(block, translator, settings, proposed)
+    if settings.negatives:
+        rows = _with_negatives(block, translator, settings, rows)
+    return _table(users, block, translator, settings, schema, rows)
+
+
+def _triggered(
+    block: Block, translator: Translator, settings: DrawSettings, proposed: Candidates
+) -> _Rows:
+    """What was drawn, with what triggered it, when it happens, and why it is refused."""
+    users, items = block.keys[proposed.row], translator.target_items.keys[proposed.item]
+    trigger = choose_triggers(
+        translator,
+        block.users,
+        block.may_trigger,
+        row=proposed.row,
+        item=proposed.item,
+        keys=keyed_bits(stream_seed("trigger", settings.seed), users, items),
+    )
+    time = event_times(
+        block.users.source.times[trigger],
+        translator.first_seen[proposed.item],
+        translator.delays,
+        to_micros(settings.as_of),
+        keyed_uniform(stream_seed("delay", settings.seed), users, items),
+    )
+    return _Rows(
+        drawn=proposed,
+        slot=ranks(proposed.row),
+        trigger=trigger,
+        time=time,
+        reason=_reasons(proposed, settings),
+    )
+
+
+def _reasons(proposed: Candidates, settings: DrawSettings) -> pa.Array:
+    """(N,) the first filter that refuses each candidate; null where none does."""
+    likely = pa.array(_likelihood(proposed) >= settings.likelihood_floor)
+    reason = pc.if_else(likely, pa.scalar(None, pa.string()), BELOW_FLOOR)
+    if settings.without_evidence == "refuse":
+        reason = pc.if_else(pa.array(proposed.informed), reason, NO_EVIDENCE)
+    return reason
+
+
+def _with_negatives(
+    block: Block, translator: Translator, settings: DrawSettings, rows: _Rows
+) -> _Rows:
+    """Each user's rows, and then so many negatives for each of them that is not refused.
+
+    A negative has the trigger and the time of the event it belongs to, or the time of the first
+    sighting of its item where that is later. The events of a user take turns, because the
+    first items drawn are more popular than later ones.
+    """
+    accepted = np.flatnonzero(np.asarray(pc.is_null(rows.reason)))
+    events = np.bincount(rows.drawn.row[accepted], minlength=len(block.users))
+    negatives = negatives_of(
+        block, translator, rows.drawn, wanted=settings.negatives * events, seed=settings.seed
+    )
+    rank, firsts = ranks(negatives.row), np.cumsum(events) - events
+    event = accepted[firsts[negatives.row] + rank % events[negatives.row]]
+    time = np.maximum(rows.time[event], translator.first_seen[negatives.item])
+    # The order in which candidates are joined.
+    order = np.argsort(np.concatenate([rows.drawn.row, negatives.row]), kind="stable")
+    reason = pa.concat_arrays([rows.reason, pa.nulls(len(negatives), pa.string())])
+    return _Rows(
+        drawn=Candidates.joined([rows.drawn, negatives]),
+        slot=np.concatenate([rows.slot, -1 - rank])[order],
+        trigger=np.concatenate([rows.trigger, rows.trigger[event]])[order],
+        time=np.concatenate([rows.time, time])[order],
+        reason=reason.take(pa.array(order)),
+    )
+
+
+def _table(
+    users: pa.Table,
+    block: Block,
+    translator: Translator,
+    settings: DrawSettings,
+    schema: pa.Schema,
+    rows: _Rows,
+) -> pa.Table:
+    """The rows as `draw_events` returns them."""
+    drawn, positive = rows.drawn, pa.array(rows.slot >= 0)
     source_event_ids = users["source"].combine_chunks().flatten().field("event_id")
-    columns = _constants(translator, settings, len(row))
-    columns["user_id"] = users["user_id"].combine_chunks().take(pa.array(row))
-    columns["item_id"] = translator.target_items.ids.take(pa.array(item))
-    columns["event_id"] = _event_ids(settings.batch_id, columns["user_id"], row)
-    columns["event_timestamp"] = pa.array(
-        _event_times(
-            about.source.times[trigger],
-            translator.first_seen[item],
-            translator.delays,
-            to_micros(settings.as_of),
-            keyed_uniform(stream_seed("delay", settings.seed), codes[row], item),
-        )
-    ).cast(TIMESTAMP)
-    columns["likelihood"] = pa.array(np.maximum(likelihood, np.finfo(np.float64).tiny))
-    columns["propensity"] = columns["likelihood"]
-    columns["history_weight"] = pa.array(users["weight"].to_numpy()[row])
-    columns["sample_weight"] = pc.multiply(columns["history_weight"], settings.weight_scale)
-    columns["source_event_id"] = source_event_ids.take(pa.array(trigger))
-    drawn = pa.table([columns[name] for name in schema.names], schema=schema)
-    accepted = pa.array(likelihood >= settings.likelihood_floor)
-    reason = pc.if_else(accepted, pa.scalar(None, pa.string()), BELOW_FLOOR)
-    return drawn.append_column("reason", reason)
-
-
-def refuse_later_translator(translator: Translator, settings: DrawSettings) -> None:
-    """Raise LeakageError if the translator was trained after `settings.as_of`."""
-    if translator.train_cutoff > settings.as_of:
-        raise LeakageError(
-            f"the translator was trained as of {translator.train_cutoff}, after the generation "
-            f"time {settings.as_of}; train one as of then"
-        )
+    weight = pa.array(users["weight"].to_numpy()[drawn.row])
+    columns = _constants(translator, settings, len(drawn))
+    columns["user_id"] = users["user_id"].combine_chunks().take(pa.array(drawn.row))
+    columns["item_id"] = translator.target_items.ids.take(pa.array(drawn.item))
+    columns["event_id"] = _event_ids(settings.batch_id, columns["user_id"], rows.slot)
+    columns["event_type"] = pc.if_else(positive, EVENT_TYPE, NEGATIVE_TYPE)
+    columns["event_timestamp"] = pa.array(rows.time).cast(TIMESTAMP)
+    columns["likelihood"] = pa.array(_likelihood(drawn))
+    columns["propensity"] = pa.array(np.clip(drawn.propensity, _TINY, 1.0))
+    columns["label"] = pc.if_else(positive, 1.0, 0.0)
+    columns["history_weight"] = columns["sample_weight"] = weight
+    columns["source_event_id"] = source_event_ids.take(pa.array(rows.trigger))
+    keys = block.keys[drawn.row], translator.target_items.keys[drawn.item]
+    thinning = keyed_uniform(stream_seed("thinning", settings.seed), *keys)
+    return (
+        pa.table([columns[name] for name in schema.names], schema=schema)
+        .append_column("reason", rows.reason)
+        .append_column("item_code", pa.array(drawn.item))
+        .append_column("thinning", pa.array(thinning))
+        .append_column("log_lift", pa.array(drawn.log_p - drawn.log_prior))
+    )
 
 
 def _constants(translator: Translator, settings: DrawSettings, rows: int) -> dict[str, pa.Array]:
     """The columns that are the same in every row of a run."""
     scalars = {
         "domain": pa.scalar(settings.domain),
-        "event_type": pa.scalar(EVENT_TYPE),
-        "label": pa.scalar(1.0),
         **{name: pa.scalar(1.0) for name in WEIGHT_FACTORS},
         "value": pa.scalar(None, pa.float64()),
         "batch_id": pa.scalar(settings.batch_id),
@@ -136,114 +234,13 @@ def _constants(translator: Translator, settings: DrawSettings, rows: int) -> dic
     return {name: pa.repeat(scalar, rows) for name, scalar in scalars.items()}
 
 
-def _sample(
-    users: Users, codes: NDArray[np.int64], translator: Translator, settings: DrawSettings
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """(N,) user row, item code and calibrated log-likelihood, by user, then by slot."""
-    catalogue = np.arange(len(translator.target_items))
-    noise_seed = stream_seed("item", settings.seed)
-    nobody = np.empty(0, dtype=np.int64)
-    parts = [(nobody, nobody, np.empty(0, dtype=np.float32))]
-    for start in range(0, len(users), _SCORE_CHUNK):
-        part = slice(start, start + _SCORE_CHUNK)
-        scores, sampled = _scores(users.part(part.start, part.stop), translator, settings.evidence)
-        noise = keyed_gumbel(noise_seed, codes[part, None], catalogue[None, :])
-        perturbed = sampled / settings.temperature + noise
-        items = _largest(perturbed, settings.per_user)
-        log_p = log_softmax(scores / np.float32(translator.temperature))
-        rows = np.repeat(np.arange(items.shape[0]), items.shape[1])
-        flat = items.ravel()
-        drawable = np.isfinite(perturbed[rows, flat])
-        rows, flat = rows[drawable], flat[drawable]
-        parts.append((rows + start, flat, log_p[rows, flat]))
-    row, item, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return row, item, value
+def _likelihood(drawn: Candidates) -> NDArray[np.float64]:
+    """(N,) in (0, 1], however unlikely."""
+    return np.maximum(np.exp(drawn.log_p), _TINY)
 
 
-def _scores(
-    users: Users, translator: Translator, exponent: float
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(B, I) scores that the likelihood is calibrated for, and those that are sampled from."""
-    own = users.own.incidence(len(translator.target_items))
-    if translator.alpha == 0.0:
-        scores = log_scores(translator, users)
-        mask_entries(scores, own)
-        return scores, scores
-    evidence = translator.evidence(users)
-    scores = np.float32(translator.alpha) * evidence + translator.log_prior
-    sampled = np.float32(exponent) * evidence + translator.log_prior
-    mask_entries(scores, own)
-    mask_entries(sampled, own)
-    return scores, sampled
-
-
-def _largest(values: NDArray[np.float64], k: int) -> NDArray[np.int64]:
-    """(B, min(k, I)) positions of the largest values of each row, largest first."""
-    k = min(k, values.shape[1])
-    top = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(values, top, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(top, order, axis=1)
-
-
-def _trigger(
-    users: Users,
-    codes: NDArray[np.int64],
-    translator: Translator,
-    row: NDArray[np.int64],
-    item: NDArray[np.int64],
-    settings: DrawSettings,
-) -> NDArray[np.int64]:
-    """(N,) position, among all source events of the block, of the event that triggered each draw.
-
-    Drawn in proportion to what the event contributed to the item's evidence; where none contributed
-    anything, uniformly.
-    """
-    candidate, position = users.source.of_rows(row)
-    weight = np.ones(len(candidate))
-    if translator.alpha > 0:
-        pull = translator.triggers(users, row, item)
-        nothing = np.bincount(candidate, weights=pull, minlength=len(row)) == 0
-        weight = np.where(nothing[candidate], 1.0, pull)
-    lengths = np.diff(users.source.offsets)[row]
-    firsts = np.cumsum(lengths) - lengths
-    pair = keyed_bits(stream_seed("trigger", settings.seed), codes[row], item)
-    with np.errstate(divide="ignore"):
-        value = np.log(weight) + keyed_gumbel(
-            0, pair[candidate], np.arange(len(candidate)) - firsts[candidate]
-        )
-    order = np.lexsort((-value, candidate))
-    return np.asarray(position[order[firsts]])
-
-
-def _event_times(
-    triggered: NDArray[np.int64],
-    first_seen: NDArray[np.int64],
-    delays: NDArray[np.int64],
-    cut: int,
-    uniform: NDArray[np.float64],
-) -> NDArray[np.int64]:
-    """(N,) event times in microseconds: triggered < time < cut and time >= first_seen.
-
-    The delay follows its empirical distribution restricted to what these bounds allow; where they
-    leave none of it, it is uniform between them.
-    """
-    low = np.maximum(1, first_seen - triggered)
-    high = cut - triggered
-    delay = low + uniform * (high - low)
-    if delays.size:
-        grid = np.linspace(0.0, 1.0, len(delays))
-        # A microsecond more per quantile: strictly increasing, so that it can be inverted.
-        support = (delays + np.arange(len(delays))).astype(np.float64)
-        at_low, at_high = np.interp(low, support, grid), np.interp(high, support, grid)
-        inside = at_high > at_low
-        drawn = np.interp(at_low + uniform * (at_high - at_low), grid, support)
-        delay = np.where(inside, drawn, delay)
-    return np.asarray(triggered + np.clip(np.floor(delay).astype(np.int64), low, high - 1))
-
-
-def _event_ids(batch_id: str, users: pa.Array, row: NDArray[np.int64]) -> pa.Array:
-    """(N,) hashes of batch, user and slot, which is a candidate's place among the user's rows."""
-    slots = np.arange(len(row)) - np.searchsorted(row, row)
+def _event_ids(batch_id: str, users: pa.Array, slots: NDArray[np.int64]) -> pa.Array:
+    """(N,) hashes of batch, user and slot: distinct, and the same on a retry."""
     return pa.array(
         [
             hashlib.blake2b(f"{batch_id}\x1f{user}\x1f{slot}".encode(), digest_size=16).hexdigest()

@@ -10,13 +10,15 @@ import pyarrow as pa
 from small_worlds import domain_tables, quantile_day
 
 from scalr_ray.core.events import synthetic_event_schema
-from scalr_ray.generate import DrawSettings, draw_events, plan_users
+from scalr_ray.generate import DrawSettings, PlanRules, draw_events, plan_users
+from scalr_ray.generate.catalogue import Catalogue
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.simulate import World, WorldConfig
 from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength
 
 SCHEMA = synthetic_event_schema("string", "string")
 STRENGTH = Strength(shrinkage=1.0, alpha=0.8, temperature=1.3)
+SLOTS = 8
 MIX = PriorMix.recent(window_days=30, background=0.05)
 
 
@@ -31,9 +33,12 @@ class Drawing:
     plan: pa.Table
     settings: DrawSettings
 
-    def draw(self, plan: pa.Table | None = None, **changes) -> pa.Table:
+    def draw(
+        self, plan: pa.Table | None = None, *, catalogue: Catalogue | None = None, **changes
+    ) -> pa.Table:
+        plan = self.plan if plan is None else plan
         settings = replace(self.settings, **changes)
-        return draw_events(self.plan if plan is None else plan, self.translator, settings, SCHEMA)
+        return draw_events(plan, self.translator, settings, SCHEMA, catalogue=catalogue)
 
     def by(self, translator: FrequencyTranslator) -> Drawing:
         return replace(self, translator=translator)
@@ -43,8 +48,12 @@ def listed(
     items: Sequence[Sequence[int]],
     times: Sequence[Sequence[int]] | None = None,
     ids: Sequence[Sequence[str]] | None = None,
+    fresh: Sequence[Sequence[bool]] | None = None,
 ) -> pa.Array:
-    """A column of events as a plan has it: per row the items, at these times, under these ids."""
+    """A column of events as a plan has it: per row the items, at these times, under these ids.
+
+    All of them are fresh, unless it is said which.
+    """
     lists = pa.array(items, pa.large_list(pa.int64()))
     flat = lists.flatten()
     columns = {
@@ -55,6 +64,9 @@ def listed(
         "event_id": pa.array([str(item) for item in flat.to_pylist()])
         if ids is None
         else pa.array([name for row in ids for name in row], pa.string()),
+        "fresh": pa.array([True] * len(flat))
+        if fresh is None
+        else pa.array([flag for row in fresh for flag in row], pa.bool_()),
     }
     events = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
     return pa.LargeListArray.from_arrays(lists.offsets, events)
@@ -65,17 +77,30 @@ def with_column(plan: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return plan.set_column(plan.schema.get_field_index(name), name, column)
 
 
+def taken(items: Sequence[Sequence[int]]) -> pa.Array:
+    """A column of items that were proposed before."""
+    return pa.array(items, pa.large_list(pa.int64()))
+
+
+def slots(numbers: Sequence[int]) -> pa.Array:
+    """A column of how many events each user gets."""
+    return pa.array(numbers, pa.int64())
+
+
 def settings_at(as_of: datetime) -> DrawSettings:
     return DrawSettings(
         batch_id="batch-1",
         translator_version="frequency-1",
         domain="target",
         as_of=as_of,
-        per_user=8,
+        strategy="sample",
         temperature=0.9,
+        top_p=1.0,
         evidence=1.0,
+        candidates=50_000,
         likelihood_floor=0.0,
-        weight_scale=0.1,
+        without_evidence="draw",
+        negatives=0,
         seed=7,
     )
 
@@ -99,6 +124,6 @@ def small_drawing() -> Drawing:
         target=target,
         events=events,
         translator=translator_as_of(events, as_of, strength=STRENGTH, mix=MIX),
-        plan=plan_users(events, as_of, decay_events=2.0),
+        plan=plan_users(events, PlanRules(as_of=as_of, per_user=SLOTS, decay_events=2.0)),
         settings=settings_at(as_of),
     )

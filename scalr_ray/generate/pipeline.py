@@ -1,180 +1,345 @@
-"""Generation over Ray Data: plan rows in, staged Parquet and refused rows out.
+"""Generation over Ray Data, in two passes: buckets of users to drawn rows, drawn rows to a batch.
 
-The translator travels once through the object store; each task turns a block of users into
-candidates with the kernel and writes its own file, so memory is flat in the number of users. A file
-is named after the first user of its block and appears by rename: a retried task replaces its own
-file and doubles nothing. What comes back to the driver is a few counts per block, which are also
-the progress.
+```
+buckets ─► [Drawer actors] ─► drawn/part-*  ─► fit_refinement, in the driver
+                              refused/part-*      │
+                              done/part-*         ▼
+drawn/part-* ────────────────► [refine, tasks] ─► a hidden folder ─► the staged batch, by rename
+```
+
+The translator travels once through the object store and is loaded once by each actor. What comes
+back to the driver is a few counts per bucket, which are also the progress; rows go from the worker
+to its file, so that memory is flat in the number of users. A bucket that is done is not drawn for
+again, after a crash neither.
 """
 
 from __future__ import annotations
 
 import shutil
-import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, WorkerCrashedError
+from ray.data import ActorPoolStrategy, Dataset
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 
-from scalr_ray.core.errors import DataError, RetryLater
-from scalr_ray.generate.draw import DrawSettings, draw_events, refuse_later_translator
-from scalr_ray.generate.plan import VOCABULARY_KEY, vocabulary_fingerprint
-from scalr_ray.translator.protocol import Translator
+from scalr_ray.core.errors import RetryLater
+from scalr_ray.generate.actors import DrawCounts, Drawer, DrawFolder, DrawTask, parquet_rows
+from scalr_ray.generate.block import refuse_later_translator
+from scalr_ray.generate.disk import refuse_full_disk
+from scalr_ray.generate.refinement import Refinement, refine
 
-# Of a task whose worker dies, say because its node is taken away. Ray Data's default is to try for
-# ever, which for a worker that dies each time, or lacks a module, is to hang.
+# Of a bucket whose worker dies, say because its node is taken away. Ray Data's default is to try
+# for ever, which for a worker that dies each time, or lacks a module, is to hang.
 _TASK_RETRIES = 5
+_ACTOR_RESTARTS = 100
+_MOST_BLOCKS = 10_000  # that a dataset has; with more buckets than that, several share one
+_BYTES_PER_ROW = 120  # of a drawn row in its file
+
+OnProgress: TypeAlias = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnBatch:
+    """What the first pass drew.
+
+    Attributes:
+        folder: where the rows lie.
+        counts: of each bucket.
+    """
+
+    folder: DrawFolder
+    counts: tuple[DrawCounts, ...]
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files of the rows accepted so far, at least one; some may have no rows."""
+        return [self.folder.drawn(counts.bucket) for counts in self.counts]
+
+    @property
+    def rows(self) -> int:
+        """How many rows have been accepted so far."""
+        return sum(counts.drawn for counts in self.counts)
+
+    @property
+    def without_consent(self) -> int:
+        """Users who would have got events and have not consented."""
+        return sum(counts.without_consent for counts in self.counts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedBatch:
-    """What a run drew.
+    """A batch that has been staged.
 
     Attributes:
-        users: users that got candidates.
-        events: synthetic events staged.
-        refused: number of refused candidates by reason.
+        users: users that have rows in it.
+        events: its rows, negatives included.
+        refused: refused rows by reason, those of both passes.
+        without_consent: users who would have got events and have not consented.
     """
 
     users: int
     events: int
     refused: dict[str, int]
+    without_consent: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
-    """Where a batch goes: folders on a disk that every worker sees; their old content is removed.
+    """Where a batch goes: folders on a disk that every worker sees; what they held is removed.
 
     Attributes:
         staged: synthetic events, in the schema of the lake.
-        refused: refused candidates, with their `reason`.
+        refused: refused rows, with their `reason`.
     """
 
     staged: Path
     refused: Path
 
+    @property
+    def hidden(self) -> Destination:
+        """Where the batch is made before it appears: beside it, under names that nobody reads."""
+        return Destination(
+            staged=self.staged.with_name(f".{self.staged.name}.half"),
+            refused=self.refused.with_name(f".{self.refused.name}.half"),
+        )
 
-def generate_batch(
-    users: pa.Table,
-    translator: Translator,
-    settings: DrawSettings,
+
+def work_folder(root: Path, identity: str) -> Path:
+    """The folder of the run `identity` below `root`; those of other runs are removed.
+
+    Args:
+        root: of one batch, on a disk that every worker sees.
+        identity: a fingerprint of everything that the rows follow from.
+    """
+    folder = root / identity
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in root.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+    return folder
+
+
+def draw_batch(
+    task: DrawTask,
+    work: Path,
+    *,
+    also_room_in: Sequence[Path] = (),
+    on_progress: OnProgress | None = None,
+) -> DrawnBatch:
+    """Draw for the users of all buckets that are not done yet; needs a Ray session.
+
+    Args:
+        task: what to draw.
+        work: a folder of this very task (`work_folder`), on a disk that every worker sees.
+        also_room_in: folders whose disks must hold the rows as well, later.
+        on_progress: called with the number of users (with source events) done since the last call.
+
+    Raises:
+        LeakageError: the translator was trained after the generation time.
+        DataError: the translator's scores are no numbers, or the catalogue is not of its items.
+        UsageError: a disk is too small.
+        RetryLater: workers died again and again at the same bucket, or the cluster gave up.
+    """
+    refuse_later_translator(task.translator, task.settings)
+    folder = DrawFolder(folder=work)
+    folder.make()
+    done = folder.done()
+    pending = [bucket for bucket in range(task.buckets.counts.buckets) if bucket not in done]
+    for place in (work, *also_room_in):
+        refuse_full_disk(place, _bytes_to_come(task, len(pending)), "the events to be drawn")
+    if on_progress is not None and done:
+        on_progress(sum(counts.seen for counts in done.values()))
+    for counts in _draw(task, folder, pending):
+        done[counts.bucket] = counts
+        if on_progress is not None:
+            on_progress(counts.seen)
+    folder.make()
+    return DrawnBatch(folder=folder, counts=tuple(done[bucket] for bucket in sorted(done)))
+
+
+def wanted_rows(task: DrawTask) -> int:
+    """How many events the plan of all buckets asks for; needs a Ray session.
+
+    Raises:
+        RetryLater: as `draw_batch`.
+    """
+    shared = ray.put(task)
+
+    def count(buckets: pa.Table) -> pa.Table:
+        plans = (ray.get(shared).plan(bucket).plan for bucket in buckets["bucket"].to_pylist())
+        return pa.table({"slots": [pc.sum(plan["slots"]).as_py() or 0 for plan in plans]})
+
+    counted = _of_tasks(_blocks_of(range(task.buckets.counts.buckets)), count)
+    return sum(row["slots"] for row in counted)
+
+
+def refine_batch(
+    drawn: DrawnBatch,
+    refinement: Refinement,
     schema: pa.Schema,
     *,
     to: Destination,
-    users_per_task: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> GeneratedBatch:
-    """Draw for every user of the plan and write what was drawn; needs a Ray session.
+    """Refine what was drawn and let the batch appear; needs a Ray session.
 
     Args:
-        users: rows of `plan_users`.
-        translator: trained as of `settings.as_of` or before.
-        settings: of this run.
+        drawn: what `draw_batch` drew.
+        refinement: fitted on it.
         schema: of a synthetic event.
-        to: where the rows go.
-        users_per_task: users per block; bounds the memory of a task.
+        to: where the batch and the refused rows go.
         on_progress: called with the number of users done since the last call.
 
     Raises:
-        DataError: the plan and the translator were made from different events.
-        LeakageError: the translator was trained after `settings.as_of`.
-        RetryLater: the workers of a task died again and again.
+        UsageError: the disk is too small.
+        RetryLater: as `draw_batch`.
     """
-    refuse_later_translator(translator, settings)
-    _refuse_other_vocabulary(users, translator)
-    for folder in (to.staged, to.refused):
-        if folder.exists():
-            shutil.rmtree(folder)
+    hidden = to.hidden
+    for folder in (hidden.staged, hidden.refused):
+        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-    if users.num_rows == 0:
-        return GeneratedBatch(users=0, events=0, refused={})
-    shared = ray.put(translator)
-
-    def draw_and_write(block: pa.Table) -> pa.Table:
-        drawn = draw_events(block, ray.get(shared), settings, schema)
-        return _write_block(block, drawn, to, schema)
-
-    totals, refused = Counter[str](), Counter[str]()
-    for counts in _over_blocks(users, draw_and_write, users_per_task):
-        refused.update(dict(counts.pop("refused")))
-        totals.update(counts)
+    refuse_full_disk(hidden.staged, drawn.rows * _BYTES_PER_ROW, "the events of the batch")
+    seen = {counts.bucket: counts.seen for counts in drawn.counts}
+    users, events, refused = 0, 0, Counter[str]()
+    for row in _refine(drawn, refinement, schema, hidden):
+        users += row["users"]
+        events += row["events"]
+        refused.update(dict(row["refused"]))
         if on_progress is not None:
-            on_progress(counts["planned"])
-    _remove_half_written(to)
+            on_progress(seen[row["bucket"]])
+    for made, shown in ((hidden.refused, to.refused), (hidden.staged, to.staged)):
+        for half_written in made.glob(".*"):
+            half_written.unlink()
+        shutil.rmtree(shown, ignore_errors=True)
+        made.rename(shown)
     return GeneratedBatch(
-        users=totals["users"], events=totals["events"], refused=dict(sorted(refused.items()))
+        users=users,
+        events=events,
+        refused=dict(sorted(refused.items())),
+        without_consent=drawn.without_consent,
     )
 
 
-def _over_blocks(
-    users: pa.Table, task: Callable[[pa.Table], pa.Table], users_per_task: int
+def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterator[DrawCounts]:
+    """Draw for the pending buckets; what was counted of each, as they come."""
+    if not pending:
+        return
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if task.translator.kind == "neural" else 0
+    workers = gpus or int(ray.cluster_resources().get("CPU", 1))
+    drawing = _blocks_of(pending).map_batches(
+        Drawer,
+        fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(pending)))),
+        num_cpus=1,
+        num_gpus=1 if gpus else None,
+        max_task_retries=_TASK_RETRIES,
+        max_restarts=_ACTOR_RESTARTS,
+    )
+    for row in _rows_of(drawing):
+        yield DrawCounts.parse(row["counts"])
+
+
+def _refine(
+    drawn: DrawnBatch, refinement: Refinement, schema: pa.Schema, to: Destination
 ) -> Iterator[dict[str, Any]]:
-    """The rows that `task` returns for each block, as they come."""
+    """Refine bucket by bucket; what was counted of each, as they come."""
+    folder = drawn.folder
+
+    def refine_each(buckets: pa.Table) -> pa.Table:
+        numbers = buckets["bucket"].to_pylist()
+        return pa.concat_tables(
+            [refine_bucket(bucket, folder, refinement, schema, to) for bucket in numbers]
+        )
+
+    return _of_tasks(_blocks_of([counts.bucket for counts in drawn.counts]), refine_each)
+
+
+def refine_bucket(
+    bucket: int, folder: DrawFolder, refinement: Refinement, schema: pa.Schema, to: Destination
+) -> pa.Table:
+    """Refine the rows of a bucket and write them; one row of counts, `refused` by reason."""
+    name = folder.drawn(bucket).name
+    users: set[object] = set()
+    events, reasons = 0, Counter[str]()
+    with (
+        parquet_rows(to.staged / name) as staged_file,
+        parquet_rows(to.refused / name) as refused_file,
+    ):
+        for path, is_refused in ((folder.refused(bucket), True), (folder.drawn(bucket), False)):
+            for rows in _row_groups(path):
+                told = rows if is_refused else refine(rows, refinement, schema)
+                told = told.select([*schema.names, "reason"])
+                kept = told.filter(pc.is_null(told["reason"]))
+                refused = told.filter(pc.is_valid(told["reason"]))
+                staged_file.write_some(kept.select(schema.names).cast(schema))
+                refused_file.write_some(refused)
+                users.update(pc.unique(kept["user_id"]).to_pylist())
+                events += kept.num_rows
+                reasons.update(refused["reason"].to_pylist())
+    counted = {"bucket": bucket, "users": len(users), "events": events}
+    refused_by = pa.array([list(reasons.items())], pa.map_(pa.string(), pa.int64()))
+    return pa.table({name: [value] for name, value in counted.items()} | {"refused": refused_by})
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    with pq.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+def _blocks_of(buckets: Sequence[int]) -> Dataset:
+    """A dataset of bucket numbers, one to a block as long as there are not too many blocks."""
+    each = -(-len(buckets) // _MOST_BLOCKS)
+    starts = range(0, len(buckets), each)
+    return ray.data.from_arrow(
+        [pa.table({"bucket": list(buckets[start : start + each])}) for start in starts]
+    )
+
+
+def _of_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterator[dict[str, Any]]:
     with warnings.catch_warnings():
         # Ray 2.60 calls `max_retries` deprecated and has nothing else that bounds the retries.
         warnings.simplefilter("ignore", RayDeprecationWarning)
-        blocks = (
-            ray.data.from_arrow(users)
-            .repartition(-(-users.num_rows // users_per_task))
-            .map_batches(task, batch_size=None, batch_format="pyarrow", max_retries=_TASK_RETRIES)
+        tasks = blocks.map_batches(
+            step, batch_size=None, batch_format="pyarrow", max_retries=_TASK_RETRIES
         )
-    try:
-        for returned in blocks.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from returned.to_pylist()
-    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
-        raise RetryLater(
-            f"{_TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
-            "lower generation.users_per_task, and run it again"
-        ) from error
+    return _rows_of(tasks)
 
 
-def _refuse_other_vocabulary(users: pa.Table, translator: Translator) -> None:
-    expected = vocabulary_fingerprint(translator.source_items, translator.target_items)
-    if (users.schema.metadata or {}).get(VOCABULARY_KEY) != expected:
-        raise DataError(
-            f"the events visible as of {translator.train_cutoff:%Y-%m-%d %H:%M:%S} are not those "
-            "the translator was trained on; run `scalr train` again"
-        )
+def _rows_of(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows, as they come.
+
+    Raises:
+        ScalrError: what a task raised on purpose.
+        RetryLater: the workers of a task died again and again.
+    """
+    from scalr_ray.offline_store.distribute import cluster_errors
+
+    rows.context.raise_original_map_exception = True
+    with cluster_errors():
+        try:
+            for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from batch.to_pylist()
+        except (NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError) as error:
+            raise RetryLater(
+                f"{_TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
+                "lower generation.users_per_task, and run it again"
+            ) from error
 
 
-def _write_block(block: pa.Table, drawn: pa.Table, to: Destination, schema: pa.Schema) -> pa.Table:
-    """Write accepted and refused rows apart; one row of counts, `refused` by reason."""
-    name = f"part-{block['user_code'][0].as_py():012d}.parquet"
-    accepted = pc.is_null(drawn["reason"])
-    kept, refused = drawn.filter(accepted), drawn.filter(pc.invert(accepted))
-    _write_atomically(kept.select(schema.names).cast(schema), to.staged / name)
-    _write_atomically(refused, to.refused / name)
-    reasons = Counter(refused["reason"].to_pylist())
-    return pa.table(
-        {
-            "planned": pa.array([block.num_rows]),
-            "users": pa.array([pc.count_distinct(drawn["user_id"]).as_py()]),
-            "events": pa.array([kept.num_rows]),
-            "refused": pa.array([list(reasons.items())], pa.map_(pa.string(), pa.int64())),
-        }
-    )
-
-
-def _write_atomically(table: pa.Table, path: Path) -> None:
-    if table.num_rows == 0:
-        return
-    # A name of its own: a task that is thought dead and its retry may write at the same time.
-    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    pq.write_table(table, half_written)
-    half_written.replace(path)
-
-
-def _remove_half_written(to: Destination) -> None:
-    """What killed tasks left behind; nobody reads names that start with a dot."""
-    for folder in (to.staged, to.refused):
-        for path in folder.glob(".*"):
-            path.unlink()
+def _bytes_to_come(task: DrawTask, pending: int) -> int:
+    rules, counts = task.rules, task.buckets.counts
+    each = min(rules.per_user, len(task.translator.target_items)) * rules.thin
+    users = counts.users * pending / counts.buckets
+    return int(users * each * (1 + task.settings.negatives) * _BYTES_PER_ROW)

@@ -170,11 +170,15 @@ def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
     source = seen.source_log.firsts_by_type()
     # After an event in the very last microsecond there is no time left for one that follows it.
     source = source.where(source.times < to_micros(rules.as_of) - 1)
-    source = _newest(source, rules.history_events)
-    own = _newest(seen.target_log.firsts_by_type(), rules.history_events)
+    domains = source_domains(events.source_items.ids).dictionary_encode()
+    domain = domains.indices.to_numpy()[source.items]
+    keep = _are_newest(source, domain, rules.history_events)
+    source, domain = source.where(keep), domain[keep]
+    own = seen.target_log.firsts_by_type()
+    own = own.where(_are_newest(own, np.zeros(len(own), np.int64), rules.history_events))
     # All target history counts, also that on items the translator has never seen.
     own_events = np.bincount(own.firsts().users, minlength=users)
-    fresh = _fresh(source, events.source_items, rules)
+    fresh = source.appear > _watermarks(domains.dictionary, rules)[domain]
     item = coding.source_items.codes(events.source_items.ids)[source.items]
     usable = np.full(len(source), fill_value=True) if coding.keeps_unknown else item >= 0
     source = replace(source, items=item).where(usable)
@@ -204,26 +208,21 @@ def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
     )
 
 
-def _newest(events: CodedEvents, most: int) -> CodedEvents:
-    """The last `most` events of each user to appear."""
-    order = np.lexsort((events.appear, events.users))
-    users = events.users[order]
-    from_end = np.searchsorted(users, users, side="right") - np.arange(len(users))
-    keep = np.empty(len(users), dtype=bool)
-    keep[order] = from_end <= most
-    return events.where(keep)
+def _are_newest(events: CodedEvents, domain: NDArray[np.int64], most: int) -> NDArray[np.bool_]:
+    """(N,) whether an event is among the last `most` of its user and domain to appear."""
+    order = np.lexsort((events.appear, domain, events.users))
+    pair = events.users[order] * (int(domain.max(initial=0)) + 1) + domain[order]
+    from_end = np.searchsorted(pair, pair, side="right") - np.arange(len(pair))
+    newest = np.empty(len(pair), dtype=bool)
+    newest[order] = from_end <= most
+    return newest
 
 
-def _fresh(source: CodedEvents, items: Vocabulary, rules: PlanRules) -> NDArray[np.bool_]:
-    """(N,) which source events may trigger something."""
-    if rules.since is None:
-        return np.full(len(source), fill_value=True)
+def _watermarks(domains: pa.Array, rules: PlanRules) -> NDArray[np.int64]:
+    """(D,) up to when what appeared in each source domain triggers nothing; microseconds."""
+    since = rules.since or {}
     beginning = np.iinfo(np.int64).min
-    domains = source_domains(items.ids).dictionary_encode()
-    watermark = np.array(
-        [rules.since.get(domain, beginning) for domain in domains.dictionary.to_pylist()], np.int64
-    )
-    return np.asarray(source.appear > watermark[domains.indices.to_numpy()][source.items])
+    return np.array([since.get(name, beginning) for name in domains.to_pylist()], dtype=np.int64)
 
 
 def _slots(

@@ -15,7 +15,7 @@ from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import id_keys
 
 # Joins domain and item id into one key; a control character that no id should carry.
-_KEY_SEPARATOR = "\x1f"
+KEY_SEPARATOR = "\x1f"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +59,14 @@ class Vocabulary:
 def source_keys(table: pa.Table) -> pa.Array:
     """(N,) one text key per event for its (domain, item_id): item ids may repeat across domains."""
     keys = pc.binary_join_element_wise(
-        table["domain"], pc.cast(table["item_id"], pa.string()), _KEY_SEPARATOR
+        table["domain"], pc.cast(table["item_id"], pa.string()), KEY_SEPARATOR
     )
     return keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
 
 
 def source_domains(keys: pa.Array) -> pa.Array:
     """(N,) the domain of each key of `source_keys`."""
-    return pc.list_element(pc.split_pattern(keys, _KEY_SEPARATOR, max_splits=1), 0)
+    return pc.list_element(pc.split_pattern(keys, KEY_SEPARATOR, max_splits=1), 0)
 
 
 def incidence(

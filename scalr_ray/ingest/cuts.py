@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalr_ray.core.clock import DAY, floor_day, from_micros, parse_time, to_micros
+from scalr_ray.core.clock import DAY, EPOCH, floor_day, from_micros, parse_time, to_micros
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from scalr_ray.core.keyed import stream_seed
@@ -70,7 +70,10 @@ def is_odd_user(users: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def snapshot_times(first: datetime, last: datetime, every_days: int = 30) -> list[datetime]:
-    """Times from `last` backwards, `every_days` apart, none before `first`; in ascending order.
+    """`last`, and the times before it, none before `first`, that lie on a grid; in ascending order.
+
+    The grid has a point every so many days since 1970. So whoever imports more events later finds
+    the same times before them: what is served of the past does not depend on what came after.
 
     Raises:
         UsageError: `last` lies before `first`, or one of them has no zone.
@@ -78,5 +81,7 @@ def snapshot_times(first: datetime, last: datetime, every_days: int = 30) -> lis
     start, end = parse_time(first, "first"), parse_time(last, "last")
     if end < start:
         raise UsageError(f"the last snapshot, {end}, lies before the first, {start}; swap them")
-    steps = (end - start) // (every_days * DAY)
-    return [end - step * every_days * DAY for step in range(steps, -1, -1)]
+    step = every_days * DAY
+    from_, to = -((EPOCH - start) // step), (end - EPOCH) // step
+    times = [EPOCH + number * step for number in range(from_, to + 1)]
+    return times if times and times[-1] == end else [*times, end]

@@ -103,12 +103,26 @@ def test_nothing_is_withheld_unless_asked(tmp_path: Path):
     assert held.schema == log.events.schema
 
 
-def test_snapshots_end_at_the_last_time_and_step_back():
-    last = NOON + timedelta(days=65)
-    assert snapshot_times(NOON, last) == [last - 60 * DAY, last - 30 * DAY, last]
-    assert snapshot_times(NOON, NOON + 60 * DAY) == [NOON, NOON + 30 * DAY, NOON + 60 * DAY]
+def test_snapshots_lie_on_a_grid_and_at_the_last_time():
+    grid = EPOCH + 700 * 30 * DAY
+    assert snapshot_times(grid - DAY, grid + 65 * DAY) == [
+        grid, grid + 30 * DAY, grid + 60 * DAY, grid + 65 * DAY,
+    ]  # fmt: skip
+    assert snapshot_times(grid, grid + 60 * DAY) == [grid, grid + 30 * DAY, grid + 60 * DAY]
     assert snapshot_times(NOON, NOON) == [NOON]
-    assert snapshot_times(NOON, NOON + 2 * DAY, every_days=1) == [NOON, NOON + DAY, NOON + 2 * DAY]
+    midnight = NOON.replace(hour=0)
+    assert snapshot_times(NOON, NOON + DAY, every_days=1) == [midnight + DAY, NOON + DAY]
+
+
+@settings(max_examples=50, deadline=None)
+@given(first=moments, spans=st.tuples(st.integers(0, 400), st.integers(0, 400)))
+def test_later_snapshots_leave_the_earlier_times_as_they_were(first, spans):
+    last, later = first + spans[0] * DAY, first + (spans[0] + spans[1]) * DAY
+    earlier_times, times = snapshot_times(first, last), snapshot_times(first, later)
+    assert [time for time in times[:-1] if time < last] == [
+        time for time in earlier_times if time < last
+    ]
+    assert times == sorted(set(times))
 
 
 def test_snapshot_times_in_the_wrong_order_or_without_a_zone_are_refused():

@@ -90,9 +90,9 @@ def bucket_events(
         side = Side(name=name, rules=rules, buckets=buckets, group_rows=group_rows(size, buckets))
         left_out += _lay_down(stream, side, folder / name)
     counts = BucketCounts(buckets=buckets, users=users, source_events=rows, left_out=left_out)
-    made = Buckets(folder=folder, counts=counts)
     if about is not None:
-        _ask(made, about)
+        _ask(Buckets(folder=folder, counts=counts), about)
+    made = Buckets(folder=folder, counts=counts)
     made.close()
     return made
 
@@ -223,9 +223,10 @@ def _users_at_once(buckets: Buckets) -> Iterator[pa.Table]:
         held = _distinct(batch if held is None else pa.concat_tables([held, batch]))
         if held.num_rows > _ASKED_AT_ONCE:
             # More of the users of the last bucket may follow.
-            open_ = pc.equal(held["bucket"], batch["bucket"][-1])
-            yield held.filter(pc.invert(open_)).sort_by("bucket")
-            held = held.filter(open_)
+            going_on = pc.equal(held["bucket"], batch["bucket"][-1])
+            if (complete := held.filter(pc.invert(going_on))).num_rows:
+                yield complete.sort_by("bucket")
+                held = held.filter(going_on)
     if held is not None and held.num_rows:
         yield held.sort_by("bucket")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_worlds import day, event_table
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.generate import history_weight, plan_users
+from scalr_ray.generate import PlanRules, history_weight, plan_users
 from scalr_ray.generate.plan import VOCABULARY_KEY
 from scalr_ray.learn import TrainingEvents
 
@@ -28,6 +28,11 @@ def code(source, target):
     return TrainingEvents.of(
         event_table([*ANCHOR, *source], "books"), event_table([*ANCHOR, *target], "music")
     )
+
+
+def planned(events, cut, decay):
+    rules = PlanRules(as_of=day(cut), per_user=8, decay_events=decay)
+    return plan_users(events, rules)
 
 
 def first_visible(rows, cut):
@@ -51,7 +56,7 @@ def first_visible(rows, cut):
 @given(rows, rows, st.sampled_from([0.0, 0.2, 3.0]))
 def test_the_plan_against_a_plain_search(source, target, decay):
     events = code(source, target)
-    planned = plan_users(events, day(5), decay_events=decay).to_pylist()
+    plan = planned(events, 5, decay).to_pylist()
     source_of, target_of = first_visible(source, 5), first_visible(target, 5)
     expected = {}
     for user, history in source_of.items():
@@ -61,12 +66,11 @@ def test_the_plan_against_a_plain_search(source, target, decay):
         weight = math.exp(-len(owned) / decay) if decay else float(not owned)
         if triggers and weight > 1e-3:
             expected[user] = (triggers, [item for _, _, item in owned], weight)
-    assert [row["user_id"] for row in planned] == sorted(expected)
-    users, keys = events.users.ids.to_pylist(), events.source_items.ids.to_pylist()
+    assert [row["user_id"] for row in plan] == sorted(expected)
+    keys = events.source_items.ids.to_pylist()
     items = events.target_items.ids.to_pylist()
-    for row in planned:
+    for row in plan:
         triggers, owned, weight = expected[row["user_id"]]
-        assert users[row["user_code"]] == row["user_id"]
         assert row["weight"] == pytest.approx(weight)
         assert [
             (event["time"], event["event_id"], keys[event["item"]].split("\x1f")[1])
@@ -77,12 +81,12 @@ def test_the_plan_against_a_plain_search(source, target, decay):
 
 @given(rows, rows)
 def test_nobody_is_planned_without_a_source_event(source, target):
-    plan = plan_users(code(source, target), day(5), decay_events=50.0)
+    plan = planned(code(source, target), 5, 50.0)
     assert all(len(row) > 0 for row in plan["source"].to_pylist())
 
 
 def test_before_all_events_nobody_is_planned():
-    plan = plan_users(code([], []), day(0), decay_events=0.0)
+    plan = planned(code([], []), 0, 0.0)
     assert plan.num_rows == 0
     assert plan.schema.metadata[VOCABULARY_KEY]
 
@@ -96,14 +100,14 @@ def test_weights_fade_with_history_and_at_decay_zero_vanish():
 def test_users_whose_weight_vanishes_are_left_out():
     heavy = [("u1", f"t{at}", 1, 1) for at in range(7)]
     source = [("u1", "a", 1, 1), ("u2", "a", 1, 1)]
-    plan = plan_users(code(source, heavy), day(5), decay_events=1.0)
+    plan = planned(code(source, heavy), 5, 1.0)
     assert "u1" not in plan["user_id"].to_pylist()  # exp(-7) is below a thousandth
     assert "u2" in plan["user_id"].to_pylist()
 
 
 def test_plans_under_other_item_codes_are_told_apart():
-    base = plan_users(code([], []), day(5), decay_events=1.0).schema.metadata
-    more_users = plan_users(code([("u9", "a", 1, 1)], []), day(5), decay_events=1.0)
-    more_items = plan_users(code([("u0", "b", 1, 1)], []), day(5), decay_events=1.0)
+    base = planned(code([], []), 5, 1.0).schema.metadata
+    more_users = planned(code([("u9", "a", 1, 1)], []), 5, 1.0)
+    more_items = planned(code([("u0", "b", 1, 1)], []), 5, 1.0)
     assert more_users.schema.metadata == base
     assert more_items.schema.metadata != base

@@ -26,7 +26,7 @@ from scalr_ray.translator.shortlist import Shortlist, shortlist
 if TYPE_CHECKING:
     from scalr_ray.translator.neural.index import ItemIndex
 
-_LISTED_SCORES = 1 << 22
+_LISTED_SCORES = 1 << 24
 _CACHED_SCORES = 1 << 16
 
 # Evidence is float32 and goes through a logarithm: what is this close to 0 says nothing.
@@ -156,17 +156,20 @@ def _drawn(
     """(N,) row of the chunk, place in the list, and propensity, by row, then by slot."""
     nobody = np.empty(0, dtype=np.int64)
     parts = [(nobody, nobody, np.empty(0))]
-    seed = stream_seed("item", settings.seed)
     for part in chunks(np.arange(len(chunk)), listed.items.shape[1], _CACHED_SCORES):
-        users, items = chunk[part], listed.items[part]
-        weights = _log_weights(translator, items, listed.evidence[part], settings.evidence)
+        users, within = chunk[part], slice(part[0], part[-1] + 1)
+        items, evidence = listed.items[within], listed.evidence[within]
+        weights, item_keys = _log_weights(translator, items, evidence, settings.evidence)
         if settings.strategy == "top":
             row, place = largest(weights, block.slots[users])
             propensity = np.ones(len(row))  # nothing is left to chance
         else:
             log_p = distribution(weights, temperature=settings.temperature, top_p=settings.top_p)
-            noise = keyed_gumbel(seed, block.keys[users, None], translator.target_items.keys[items])
-            row, place = largest(log_p + noise, block.slots[users])
+            noise = keyed_gumbel(
+                stream_seed("item", settings.seed), block.keys[users, None], item_keys
+            )
+            noise += log_p
+            row, place = largest(noise, block.slots[users])
             propensity = np.exp(log_p[row, place], dtype=np.float64)
         parts.append((part[row], place, propensity))
     row, place, propensity = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -178,13 +181,16 @@ def _log_weights(
     items: NDArray[np.int64],
     evidence: NDArray[np.float32],
     exponent: float,
-) -> NDArray[np.float32]:
-    """(B, K) log prior + exponent * evidence, -inf where no item is listed."""
-    weights = translator.log_prior[items]
-    if exponent > 0.0:  # evidence may be -inf
-        weights += np.float32(exponent) * evidence
+) -> tuple[NDArray[np.float32], NDArray[np.uint64]]:
+    """(B, K) log prior + exponent * evidence, -inf where no item is listed; keys of the items."""
+    # A list of all items is in order of code, and need not be looked up.
+    codes = slice(None) if items.shape[1] == len(translator.log_prior) else items
+    prior = translator.log_prior[codes]
+    # Evidence may be -inf, which counts nothing to the power 0.
+    weights = np.float32(exponent) * evidence if exponent > 0.0 else np.zeros_like(evidence)
+    weights += prior
     weights[items < 0] = -np.inf
-    return weights
+    return weights, translator.target_items.keys[codes]
 
 
 @dataclass(frozen=True, kw_only=True)

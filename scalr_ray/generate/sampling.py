@@ -52,7 +52,8 @@ def largest(
     if most == 0:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     least = np.partition(values, -most, axis=1)[:, -most, None]
-    row, place = np.nonzero((values >= least) & np.isfinite(values))
+    # Above the least finite number: -inf is what is not drawn.
+    row, place = np.nonzero(values >= np.maximum(least, np.finfo(values.dtype).min))
     order = np.lexsort((place, -values[row, place], row))
     row, place = row[order], place[order]
     kept = ranks(row) < slots[row]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
 import pyarrow as pa
 from small_worlds import domain_tables, quantile_day
 
@@ -77,14 +78,24 @@ def with_column(plan: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return plan.set_column(plan.schema.get_field_index(name), name, column)
 
 
-def taken(items: Sequence[Sequence[int]]) -> pa.Array:
-    """A column of items that were proposed before."""
-    return pa.array(items, pa.large_list(pa.int64()))
+def with_slots(plan: pa.Table, numbers: Sequence[int]) -> pa.Table:
+    """The plan with so many events for each user."""
+    return with_column(plan, "slots", pa.array(numbers, pa.int64()))
 
 
-def slots(numbers: Sequence[int]) -> pa.Array:
-    """A column of how many events each user gets."""
-    return pa.array(numbers, pa.int64())
+def with_taken(plan: pa.Table, items: Sequence[Sequence[int]]) -> pa.Table:
+    """The plan of users to whom these items were proposed before."""
+    return with_column(plan, "taken", pa.array(items, pa.large_list(pa.int64())))
+
+
+def with_fresh(plan: pa.Table, flags: Sequence[Sequence[bool]]) -> pa.Table:
+    """The plan, of whose source events these are fresh."""
+    source = plan["source"].combine_chunks()
+    columns = dict(zip(source.type.value_type.names, source.flatten().flatten(), strict=True))
+    columns["fresh"] = pa.array([flag for row in flags for flag in row], pa.bool_())
+    events = pa.StructArray.from_arrays(list(columns.values()), names=list(columns))
+    offsets = pa.array(np.cumsum([0, *map(len, flags)]))
+    return with_column(plan, "source", pa.LargeListArray.from_arrays(offsets, events))
 
 
 def settings_at(as_of: datetime) -> DrawSettings:

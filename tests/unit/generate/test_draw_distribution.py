@@ -18,6 +18,7 @@ from small_drawings import MIX, SCHEMA, listed, settings_at
 from small_worlds import day, matrix
 
 from scalr_ray.core.clock import to_micros
+from scalr_ray.core.keyed import id_keys
 from scalr_ray.generate import draw_events
 from scalr_ray.translator import FrequencyTranslator, Strength, Vocabulary, as_prior
 
@@ -44,16 +45,19 @@ def translator(counts, *, prior, marginal, alpha=1.0, delays=(), shrinkage=1.0):
     )
 
 
-def plan(history, times, *, own=(), users=USERS):
-    """So many users with the same history at the same times."""
-    codes = np.arange(users)
+def plan(history, times, *, own=(), users=USERS, slots=1):
+    """So many users with the same history at the same times, and so many slots each."""
     history, times, own = list(history), list(times), list(own)
     ids = [f"source-{at}" for at in range(len(history))]
+    user_ids = pa.array([f"u{code:06d}" for code in range(users)])
     return pa.table(
         {
-            "user_id": pa.array([f"u{code:06d}" for code in codes]),
-            "user_code": pa.array(codes),
+            "user_id": user_ids,
+            "user_key": pa.array(id_keys(user_ids)),
+            "slots": pa.array([slots] * users),
             "weight": pa.array(np.ones(users)),
+            "group": pa.array(np.zeros(users, dtype=np.int64)),
+            "taken": pa.array([[]] * users, pa.large_list(pa.int64())),
             "source": listed([history] * users, [times] * users, [ids] * users),
             "own": listed([own] * users),
         }
@@ -104,7 +108,7 @@ PRIOR = [8, 4, 2, 1, 1]
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_are_those_of_sampling_without_replacement(temperature):
     model = translator(NO_COUNTS, prior=PRIOR, marginal=[1] * 5, alpha=0.0)
-    drawn = draw(plan([0], [0]), model, per_user=3, temperature=temperature)
+    drawn = draw(plan([0], [0], slots=3), model, temperature=temperature)
     weights = [share ** (1 / temperature) for share in PRIOR]
     observed = [tuple(row) for row in item_slots(drawn).tolist()]
     assert_follows(observed, chosen_after_another(weights, 3))
@@ -113,7 +117,7 @@ def test_draws_are_those_of_sampling_without_replacement(temperature):
 def test_evidence_multiplies_the_prior_by_the_lift():
     counts, marginal = [[30, 0, 10, 0, 20]], [100, 50, 20, 20, 10]
     model = translator(counts, prior=PRIOR, marginal=marginal)
-    drawn = draw(plan([0], [0]), model, per_user=2, temperature=1.0, evidence=1.0)
+    drawn = draw(plan([0], [0], slots=2), model, temperature=1.0, evidence=1.0)
     lift = np.exp(model.log_lift(matrix([{0}], 1), matrix([set()], 5)))[0]
     observed = [tuple(row) for row in item_slots(drawn).tolist()]
     assert_follows(observed, chosen_after_another((model.prior * lift).tolist(), 2))
@@ -121,7 +125,7 @@ def test_evidence_multiplies_the_prior_by_the_lift():
 
 def test_items_that_are_owned_are_drawn_around():
     model = translator(NO_COUNTS, prior=PRIOR, marginal=[1] * 5, alpha=0.0)
-    drawn = draw(plan([0], [0], own=[0, 3]), model, per_user=1, temperature=1.0)
+    drawn = draw(plan([0], [0], own=[0, 3]), model, temperature=1.0)
     observed = [tuple(row) for row in item_slots(drawn).tolist()]
     assert_follows(observed, {(1,): 4 / 7, (2,): 2 / 7, (4,): 1 / 7})
 
@@ -129,7 +133,7 @@ def test_items_that_are_owned_are_drawn_around():
 def test_the_placebo_draws_from_the_prior_whatever_the_evidence():
     counts, marginal = [[0, 0, 0, 90, 0]], [10, 10, 10, 90, 10]
     model = translator(counts, prior=PRIOR, marginal=marginal, alpha=2.0)
-    asked = {"per_user": 1, "temperature": 1.0, "evidence": 1.5}
+    asked = {"temperature": 1.0, "evidence": 1.5}
     placebo = draw(plan([0], [0]), as_prior(model), **asked)
     expected = {(item,): share / sum(PRIOR) for item, share in enumerate(PRIOR)}
     assert_follows([tuple(row) for row in item_slots(placebo).tolist()], expected)
@@ -139,7 +143,7 @@ def test_the_placebo_draws_from_the_prior_whatever_the_evidence():
 
 def test_draws_of_neighbouring_users_are_independent():
     model = translator(NO_COUNTS, prior=[1] * 5, marginal=[1] * 5, alpha=0.0)
-    slots = item_slots(draw(plan([0], [0]), model, per_user=1, temperature=1.0))[:, 0]
+    slots = item_slots(draw(plan([0], [0]), model, temperature=1.0))[:, 0]
     pairs = {(a, b): 1 / 25 for a in range(5) for b in range(5)}
     assert_follows(list(zip(slots[::2].tolist(), slots[1::2].tolist(), strict=True)), pairs)
 
@@ -151,20 +155,20 @@ def triggers(drawn):
 def test_the_trigger_is_drawn_in_proportion_to_its_evidence():
     counts = [[6], [3], [0], [1]]
     model = translator(counts, prior=[1], marginal=[10], shrinkage=2.0)
-    drawn = draw(plan([0, 1, 2, 3], [0, 1, 2, 3]), model, per_user=1)
+    drawn = draw(plan([0, 1, 2, 3], [0, 1, 2, 3]), model)
     pull = {at: row[0] / (row[0] + 2.0) for at, row in enumerate(counts) if row[0]}
     assert_follows(triggers(drawn), pull)
 
 
 def test_the_trigger_is_uniform_where_nothing_contributed():
     model = translator([[0, 5], [0, 5], [0, 5]], prior=[1, 0], marginal=[1, 5])
-    drawn = draw(plan([0, 1, 2], [0, 1, 2]), model, per_user=1)
+    drawn = draw(plan([0, 1, 2], [0, 1, 2]), model)
     assert_follows(triggers(drawn), dict.fromkeys(range(3), 1 / 3))
 
 
 def test_the_trigger_of_a_placebo_is_uniform():
     model = as_prior(translator([[60], [1]], prior=[1], marginal=[10]))
-    drawn = draw(plan([0, 1], [0, 1]), model, per_user=1)
+    drawn = draw(plan([0, 1], [0, 1]), model)
     assert_follows(triggers(drawn), {0: 0.5, 1: 0.5})
 
 
@@ -178,7 +182,7 @@ OBSERVED = np.sort(np.random.default_rng(3).exponential(6 * DAY, 101).astype(np.
 def follow(delays, *, triggered, first_seen=0):
     model = translator([[1]], prior=[1], marginal=[1], delays=delays)
     model = replace(model, first_seen=np.array([first_seen], dtype=np.int64))
-    drawn = draw(plan([0], [triggered]), model, per_user=1)
+    drawn = draw(plan([0], [triggered]), model)
     return delays_of(drawn, triggered)
 
 
@@ -223,6 +227,6 @@ def test_delays_of_whole_days_stay_whole_days(whole_days):
 def test_delays_of_different_items_of_a_user_are_independent():
     model = translator([[1, 1]], prior=[1, 1], marginal=[1, 1], delays=OBSERVED)
     triggered = to_micros(CUT) - 90 * DAY
-    delays = delays_of(draw(plan([0], [triggered]), model, per_user=2), triggered)
+    delays = delays_of(draw(plan([0], [triggered], slots=2), model), triggered)
     correlation = stats.spearmanr(delays[::2], delays[1::2]).statistic
     assert abs(correlation) < 5 / USERS**0.5

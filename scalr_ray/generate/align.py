@@ -226,9 +226,13 @@ def find_item_caps(session: duckdb.DuckDBPyConnection, per_item: int) -> ItemCap
 
 
 def _equal_mass(mass: NDArray[np.float64], buckets: int) -> NDArray[np.int64]:
-    """The bucket of each entry of `mass`, in order, such that buckets hold about equal mass."""
-    cumulative = np.cumsum(mass) / mass.sum()
-    return np.asarray(np.clip((cumulative - 1e-12) * buckets, 0, buckets - 1), dtype=np.int64)
+    """The bucket of each entry of `mass`, in order; an entry stands where its middle lies.
+
+    By its end, an entry of most of the mass would fall into the last bucket with all that follow.
+    """
+    total = max(float(mass.sum()), np.finfo(np.float64).tiny)
+    middle = (np.cumsum(mass) - 0.5 * mass) / total
+    return np.asarray(np.clip(middle * buckets, 0, buckets - 1), dtype=np.int64)
 
 
 def _sums(place: NDArray[np.int64], values: NDArray[np.float64]) -> NDArray[np.float64]:

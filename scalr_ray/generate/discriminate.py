@@ -1,8 +1,10 @@
 """The discriminator: can a classifier tell synthetic events from real ones, and by what?
 
-Gradient-boosted trees learn on a keyed sample of both (`contrast`), in two folds by user: a row is
-always judged by the model that has not seen its user. The area under the curve says how far the two
-lie apart; what each feature contributes and how far it shifts says why. A feature has **shifted**
+Gradient-boosted trees learn on a keyed sample of both (`contrast`), one model for each of three
+folds of users. A row is weighed by the model of the next fold and judged by that of the one after:
+neither has seen its user, and an error of the one is none of the other, so that the area under the
+curve of weighed rows is fair. That area says how far the two lie apart; what each feature
+contributes and how far it shifts says why. A feature has **shifted**
 where its population stability index is above 0.25 or it alone reaches an area of 0.6: a trainer
 that uses it learns to tell synthetic rows instead of learning from them, and should drop it.
 
@@ -38,10 +40,11 @@ if TYPE_CHECKING:
 LEAST_FOLD_ROWS = 250
 SHIFTED_PSI = 0.25
 SHIFTED_AUC = 0.6
+_LEAST_IMPORTANCE = 0.01  # of an area under the curve
 
-_FOLDS = 2
+_FOLDS = 3
 _TREES = 50
-_LEAVES = 15
+_LEAVES = 8
 _LEAST_LEAF_ROWS = 50
 
 
@@ -77,8 +80,7 @@ class DiscriminatorReport:
         before: area under the curve for all that was drawn and accepted.
         after: the same for the rows that stay; None where too few stay.
         weighted: what the same scores reach where the rows that stay count by their density weight;
-            None where they have none. (Another fit would be held against weights that its own rows
-            have shaped, and come out below one half.)
+            None where they have none.
         features: how far each lies apart in the rows that stay (all, where too few stay).
     """
 
@@ -112,9 +114,15 @@ class DiscriminatorReport:
 
     @property
     def given_away_by(self) -> tuple[str, ...]:
-        """The features without which the discriminator would do worse, the most telling first."""
-        seen = [feature for feature in self.features if (feature.importance or 0.0) > 0.005]
-        return tuple(f.name for f in sorted(seen, key=lambda f: (-(f.importance or 0.0), f.name)))
+        """The features without which the discriminator would do worse, the most telling first.
+
+        None where its area under the curve may as well be one half.
+        """
+        if (self.after or self.before).low <= 0.5:
+            return ()
+        lost = {f.name: f.importance for f in self.features if f.importance is not None}
+        telling = sorted(lost, key=lambda name: (-lost[name], name))
+        return tuple(name for name in telling if lost[name] > _LEAST_IMPORTANCE)
 
     @property
     def final(self) -> Auc:
@@ -137,23 +145,34 @@ class DiscriminatorReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Discriminator:
-    """One model per fold of users, each learnt from the users of the others."""
+    """One model per fold, learnt from the users of that fold."""
 
     models: tuple[HistGradientBoostingClassifier, ...]
 
-    def probability(
+    def judge(
         self, features: NDArray[np.float64], user_key: NDArray[np.uint64]
     ) -> NDArray[np.float64]:
-        """(N,) chance that each row is real, by the model that has not seen its user.
+        """(N,) chance that each row is real, for areas under the curve.
 
         Args:
             features: (N, F).
             user_key: (N,).
         """
-        fold, chance = fold_of(user_key), np.empty(len(features))
+        return self._probability(features, (fold_of(user_key) + 2) % _FOLDS)
+
+    def weigh(
+        self, features: NDArray[np.float64], user_key: NDArray[np.uint64]
+    ) -> NDArray[np.float64]:
+        """The same for density weights, by other models than those that `judge`."""
+        return self._probability(features, (fold_of(user_key) + 1) % _FOLDS)
+
+    def _probability(
+        self, features: NDArray[np.float64], which: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        chance = np.empty(len(features))
         with threadpool_limits(1, user_api="openmp"):
             for number, model in enumerate(self.models):
-                rows = np.flatnonzero(fold == number)
+                rows = np.flatnonzero(which == number)
                 if rows.size:
                     chance[rows] = model.predict_proba(features[rows])[:, 1]
         return chance
@@ -180,7 +199,7 @@ class Density:
     ) -> NDArray[np.float64]:
         """(N,) of rows on these items (codes), at these times (us), of these users (keys)."""
         features = self.facts.features(item, micros)
-        return self.ratio(self.discriminator.probability(features, user_key)) / self.mean
+        return self.ratio(self.discriminator.weigh(features, user_key)) / self.mean
 
     def ratio(self, probability: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N,) the clipped odds of `probability` (N,), before they are scaled."""
@@ -219,7 +238,7 @@ def fit_discriminator(contrast: Contrast, *, seed: int) -> Discriminator:
                 early_stopping=False,
                 random_state=seed % 2**32,
             )
-            rows = fold != number
+            rows = fold == number
             weight = _balanced(contrast.weight[rows], contrast.real[rows])
             models.append(
                 model.fit(contrast.features[rows], contrast.real[rows], sample_weight=weight)
@@ -229,7 +248,7 @@ def fit_discriminator(contrast: Contrast, *, seed: int) -> Discriminator:
 
 def discriminator_auc(discriminator: Discriminator, contrast: Contrast, *, seed: int) -> Auc:
     """The area under the curve, each row judged by the model that has not seen its user."""
-    chance = discriminator.probability(contrast.features, contrast.user_key)
+    chance = discriminator.judge(contrast.features, contrast.user_key)
     rankings = FoldRankings.of(chance, contrast.real, fold_of(contrast.user_key))
     return rankings.auc_with_interval(contrast.weight, contrast.user_key, seed=seed)
 
@@ -254,7 +273,7 @@ def feature_shifts(
 
 def reweighted(contrast: Contrast, density: Density) -> Contrast:
     """The rows, synthetic ones weighing their density ratio on top."""
-    chance = density.discriminator.probability(contrast.features, contrast.user_key)
+    chance = density.discriminator.weigh(contrast.features, contrast.user_key)
     factor = np.where(contrast.real, 1.0, density.ratio(chance))
     return replace(contrast, weight=contrast.weight * factor)
 
@@ -264,7 +283,7 @@ def _importances(discriminator: Discriminator, contrast: Contrast, seed: int) ->
     fold = fold_of(contrast.user_key)
 
     def auc(features: NDArray[np.float64]) -> float:
-        chance = discriminator.probability(features, contrast.user_key)
+        chance = discriminator.judge(features, contrast.user_key)
         return FoldRankings.of(chance, contrast.real, fold).auc(contrast.weight)
 
     full, lost = auc(contrast.features), {}

@@ -14,6 +14,7 @@ Legend: B users, I target items, K items listed for each user.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,7 +65,8 @@ def shortlist(
 ) -> Shortlist:
     """The min(k, I) items of largest log_prior + exponent * evidence, for each user.
 
-    Exact unless an index is given; equal scores go by code. Where nothing transfers (alpha 0), the evidence is 0.
+    Exact unless an index is given; equal scores go by code. Where nothing transfers (alpha 0), the
+    evidence is 0.
 
     Args:
         translator: of any kind.
@@ -81,15 +83,27 @@ def shortlist(
         DataError: the translator's evidence is not finite.
     """
     possible = allowed & np.isfinite(translator.log_prior)
-    if index is not None and translator.alpha != 0.0:
-        return index.shortlist(users, k=k, exponent=exponent, barred=barred, possible=possible)
+    if translator.kind == "neural" and translator.alpha != 0.0 and possible.any():
+        search = partial(_exact, translator) if index is None else index.shortlist
+        found = search(users, k=k, exponent=exponent, barred=barred, possible=possible)
+        refuse_broken(translator, found.log_norm)
+        return found
     size = max(1, _CHUNK_SCORES // max(len(possible), 1))
-    parts = [_nobody(min(k, len(possible)))]
+    parts = [nobody(min(k, len(possible)))]
     for start in range(0, len(users), size):
         stop = min(start + size, len(users))
         evidence = _evidence(translator, users.part(start, stop))
         parts.append(_listed(translator, evidence, k, exponent, barred[start:stop], possible))
     return joined(parts)
+
+
+def nobody(k: int) -> Shortlist:
+    """The shortlist of no users, with `k` columns."""
+    return Shortlist(
+        items=np.empty((0, k), dtype=np.int64),
+        evidence=np.empty((0, k), dtype=np.float32),
+        log_norm=np.empty(0, dtype=np.float32),
+    )
 
 
 def joined(parts: list[Shortlist]) -> Shortlist:
@@ -110,12 +124,20 @@ def refuse_broken(translator: Translator, log_norm: NDArray[np.float32]) -> None
         )
 
 
-def _nobody(k: int) -> Shortlist:
-    return Shortlist(
-        items=np.empty((0, k), dtype=np.int64),
-        evidence=np.empty((0, k), dtype=np.float32),
-        log_norm=np.empty(0, dtype=np.float32),
-    )
+def _exact(
+    translator: Translator,
+    users: Users,
+    *,
+    k: int,
+    exponent: float,
+    barred: sparse.csr_matrix,
+    possible: NDArray[np.bool_],
+) -> Shortlist:
+    from scalr_ray.translator.neural.retrieval import retrieve
+    from scalr_ray.translator.neural.translator import NeuralTranslator
+
+    assert isinstance(translator, NeuralTranslator)
+    return retrieve(translator, users, k=k, exponent=exponent, barred=barred, possible=possible)
 
 
 def _evidence(translator: Translator, users: Users) -> NDArray[np.float32]:

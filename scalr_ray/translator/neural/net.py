@@ -118,6 +118,10 @@ class TranslatorNet(nn.Module):
         matched: Tensor = (self._asked(states) @ vectors.T).float() + by_age
         return matched
 
+    def queries(self, states: Tensor) -> Tensor:
+        """(Q, D + A) what is asked of item vectors and of one-hot age classes, float32."""
+        return torch.cat((self._asked(states), self.age(states)), dim=1).float()
+
     def match_pairs(self, states: Tensor, vectors: Tensor, ages: Tensor) -> Tensor:
         """(N,) the match of each state with the vector and the age class in the same place.
 

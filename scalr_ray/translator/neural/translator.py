@@ -5,28 +5,47 @@ Legend: B users, I target items, C candidates, E source events of the candidates
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.neural.asking import Asked
 from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate
-from scalr_ray.translator.neural.candidates import age_classes
+from scalr_ray.translator.neural.candidates import AGE_DAYS, age_classes
 from scalr_ray.translator.neural.net import TranslatorNet
+from scalr_ray.translator.neural.scan import ItemTable
 
 # Scores of a chunk of users, and vectors of a chunk of (candidate, token) pairs: 256 MB each.
 _CHUNK_SCORES = 1 << 26
 _CHUNK_USERS = 512
+_CHUNK_ITEMS = 1 << 18
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownItems:
+    """The items that the prior knows, as of a time, on the translator's device.
+
+    Attributes:
+        table: of the items.
+        codes: of each, ascending.
+        places: (I,) where each code of the catalogue stands in the table; -1 if it is not known.
+    """
+
+    table: ItemTable
+    codes: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +79,25 @@ class NeuralTranslator:
     item_features: Mapping[str, Tensor] | None = None
     alpha: float = 1.0
     temperature: float = 1.0
+    # Of the last time asked for: a catalogue of millions takes longer to lay out than to scan.
+    _known: dict[int, KnownItems] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         self.net.eval()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it answers from."""
+        return self.net.empty.device
+
+    def on(self, device: torch.device | str) -> Self:
+        """The same translator, answering from `device`; this one stays where it is."""
+        return replace(self, net=copy.deepcopy(self.net).to(device))
 
     def tuned(self, *, alpha: float, temperature: float) -> Self:
         """The same translator under another exponent and temperature."""
@@ -115,17 +150,52 @@ class NeuralTranslator:
         total = np.bincount(candidate, weights=weights, minlength=len(row))
         return np.where(total[candidate] > 0, weights, 1.0)
 
-    @property
-    def _device(self) -> torch.device:
-        return self.net.empty.device
+    def queries(self, users: Users) -> Tensor:
+        """(B, D + A + 1) of the users, for `scan`: query, what it makes of each age class, and 1.
+
+        Raises:
+            DataError: the net was trained with user features, and there are none.
+        """
+        batch = self._batch(users, Asked.of(users, self.net.shape.length).rows(users))
+        queries = self.net.queries(self.net.states(batch))
+        if batch.features is None:
+            queries[batch.query_positions < 0] = 0.0
+        return functional.pad(queries, (0, 1), value=1.0)
+
+    def known_items(self, as_of: int) -> KnownItems:
+        """The items that the prior knows as of a time, microseconds since 1970.
+
+        They are kept: the net may not be trained on once they were asked for.
+        """
+        if as_of not in self._known:
+            self._known.clear()
+            codes = np.flatnonzero(np.isfinite(self.log_prior))
+            places = np.full(len(self.log_prior), -1)
+            places[codes] = np.arange(len(codes))
+            self._known[as_of] = KnownItems(
+                table=self._table(codes, as_of), codes=codes, places=places
+            )
+        return self._known[as_of]
+
+    def _table(self, codes: NDArray[np.int64], as_of: int) -> ItemTable:
+        width = self.net.shape.width
+        vectors = torch.zeros(len(codes), width + len(AGE_DAYS) + 2, device=self.device)
+        ages = self._ages(as_of, codes)
+        for start in range(0, len(codes), _CHUNK_ITEMS):
+            part = slice(start, start + _CHUNK_ITEMS)
+            items = torch.from_numpy(codes[part]).to(self.device)
+            vectors[part, :width] = self._vectors(items)
+        vectors[:, width:-1].scatter_(1, ages.long()[:, None], 1.0)
+        vectors[:, -1] = torch.from_numpy(self.log_prior[codes]).to(self.device)
+        return ItemTable(vectors=vectors)
 
     def _fill(self, out: NDArray[np.float32], users: Users, vectors: Tensor) -> None:
         """Write the evidence of some users."""
         batch = self._batch(users, Asked.of(users, self.net.shape.length).rows(users))
         ages = self._ages(users.as_of)[None, :]
-        one_moment = torch.zeros(len(batch), dtype=torch.int64, device=self._device)
+        one_moment = torch.zeros(len(batch), dtype=torch.int64, device=self.device)
         match = self.net.match(self.net.states(batch), vectors, ages, one_moment)
-        prior = torch.tensor(self.log_prior, device=self._device)
+        prior = torch.tensor(self.log_prior, device=self.device)
         match -= torch.logsumexp(match + (prior - torch.logsumexp(prior, 0)), dim=1, keepdim=True)
         if batch.features is None:
             match[batch.query_positions < 0] = 0.0
@@ -144,17 +214,17 @@ class NeuralTranslator:
         asked = Asked.of(users, self.net.shape.length)
         batch = self._batch(users, asked.rows(users, every_prefix=True))
         # The time since the last token is that of the full history: only tokens shall tell.
-        last = torch.from_numpy(asked.offsets[1:] + np.arange(len(users))).to(self._device)
+        last = torch.from_numpy(asked.offsets[1:] + np.arange(len(users))).to(self.device)
         states = self.net.states(
             replace(batch, query_gaps=batch.query_gaps[last][batch.query_rows])
         )
         candidate, token = _ragged(asked.offsets, place)
         of_source = asked.sides[token] == SOURCE_SIDE
         candidate, token = candidate[of_source], token[of_source]
-        before = torch.from_numpy(token + place[candidate]).to(self._device)
-        items = torch.from_numpy(item[candidate]).to(self._device)
+        before = torch.from_numpy(token + place[candidate]).to(self.device)
+        items = torch.from_numpy(item[candidate]).to(self.device)
         vectors = self._vectors(items)
-        ages = self._ages(users.as_of)[items]
+        ages = self._ages(users.as_of, item[candidate])
         after = self.net.match_pairs(states[before + 1], vectors, ages)
         rise = after - self.net.match_pairs(states[before], vectors, ages)
         lengths = np.diff(users.source.offsets)[place]
@@ -171,21 +241,21 @@ class NeuralTranslator:
                 "the translator was trained with user features and got none; name the same "
                 "feature service as in training"
             )
-        return collate(rows, features=spec).to(self._device)
+        return collate(rows, features=spec).to(self.device)
 
     def _vectors(self, items: Tensor | None = None) -> Tensor:
         """(K, D) of `items` (K,), or of the whole catalogue."""
         if items is None:
-            items = torch.arange(len(self.target_items), device=self._device)
+            items = torch.arange(len(self.target_items), device=self.device)
         features = self.item_features
         if features is not None:
             chosen = items.cpu()
-            features = {name: value[chosen].to(self._device) for name, value in features.items()}
+            features = {name: value[chosen].to(self.device) for name, value in features.items()}
         return self.net.item_vectors(items, features)
 
-    def _ages(self, as_of: int) -> Tensor:
-        """(I,) age classes as of a time."""
-        return torch.from_numpy(age_classes(self.first_seen, as_of)).to(self._device)
+    def _ages(self, as_of: int, items: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """(K,) age classes of `items`, or of the whole catalogue, as of a time."""
+        return torch.from_numpy(age_classes(self.first_seen[items], as_of)).to(self.device)
 
 
 def _ragged(

@@ -1,4 +1,9 @@
-"""The row checks: everything about a staged batch that can be proven from its rows."""
+"""The row checks: everything about a staged batch that can be proven from its rows.
+
+The rows are read by DuckDB, from memory or column by column from files, so that a batch of any size
+can be audited. Events (label 1) and negatives (label 0) keep to the same rules; only events count
+where the batch is held against the target domain: in drift and mass.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,16 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import time_literal
 from scalr_ray.core.duck import duck, quote_text
+from scalr_ray.core.events import WEIGHT_FACTORS
 from scalr_ray.gate.check import Check
 from scalr_ray.gate.drift import population_stability
+from scalr_ray.generate.draw import EVENT_TYPE, NEGATIVE_TYPE
+from scalr_ray.generate.drawn import Rows, expose_rows
+from scalr_ray.generate.refine_report import RefinementReport
 from scalr_ray.translator import Vocabulary
+
+# The product of the factors, in SQL.
+_PRODUCT = f"({' * '.join(WEIGHT_FACTORS)})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,35 +58,41 @@ class _RowRule:
 
 
 def audit(
-    batch: pa.Table, observed: Observed, *, batch_id: str, max_psi: float, max_mass_frac: float
+    batch: Rows,
+    observed: Observed,
+    *,
+    batch_id: str,
+    max_psi: float,
+    max_mass_frac: float,
+    published_mass: float = 0.0,
+    refinement: RefinementReport | None = None,
 ) -> list[Check]:
     """Hold the staged rows against every rule.
 
     Args:
-        batch: rows in the schema of a synthetic event.
+        batch: rows in the schema of a synthetic event, or the Parquet files that hold them.
         observed: what was known as of the cut.
         batch_id: the batch under audit.
         max_psi: largest allowed popularity shift against the prior.
         max_mass_frac: largest allowed sum of sample weights per real target event.
+        published_mass: sum of the weights of batches that are published already and stay.
+        refinement: what was found while the batch was refined; None leaves its check out.
 
     Returns:
         One check per rule, the emptiness check first; the others are left out when it fails.
     """
-    filled = Check(
-        name="not_empty",
-        passed=batch.num_rows > 0,
-        value=float(batch.num_rows),
-        threshold=1.0,
-        detail=f"{batch.num_rows} rows are staged",
-    )
-    if not filled.passed:
-        return [filled]
     with duck() as session:
-        session.register("batch", batch)
+        expose_rows(session, "batch", batch)
+        filled = _filled(session)
+        if not filled.passed:
+            return [filled]
         session.register("source", observed.source)
         session.register("target", observed.target)
         rows = [_count(session, rule) for rule in _rules(batch_id, observed.as_of)]
-    return [filled, *rows, _drift(batch, observed, max_psi), _mass(batch, observed, max_mass_frac)]
+        drift = _drift(_events_by_item(session), observed, max_psi)
+        mass = _mass(_mass_of_events(session) + published_mass, observed, max_mass_frac)
+    told = [] if refinement is None else [_discriminator(refinement)]
+    return [filled, *rows, drift, mass, *told]
 
 
 def _rules(batch_id: str, as_of: datetime) -> list[_RowRule]:
@@ -109,6 +127,29 @@ def _rules(batch_id: str, as_of: datetime) -> list[_RowRule]:
             count=_breaking(
                 "likelihood > 0 AND likelihood <= 1 "
                 "AND isfinite(sample_weight) AND sample_weight >= 0"
+            ),
+        ),
+        _RowRule(
+            name="propensity",
+            rule="the chance of a single draw lies in (0, 1]",
+            count=_breaking("propensity > 0 AND propensity <= 1"),
+        ),
+        _RowRule(
+            name="label",
+            rule="label 1 for events, label 0 for negatives",
+            count=_breaking(
+                f"(label = 1 AND event_type = {quote_text(EVENT_TYPE)}) "
+                f"OR (label = 0 AND event_type = {quote_text(NEGATIVE_TYPE)})"
+            ),
+        ),
+        _RowRule(
+            name="weights",
+            rule="the weight is the product of its factors times the scale of the batch",
+            count=_breaking(
+                f"abs(sample_weight - scale * {_PRODUCT}) <= 1e-9 * abs(scale * {_PRODUCT})",
+                ", (SELECT coalesce(approx_quantile(sample_weight / "
+                f"{_PRODUCT}, 0.5), 0.0) AS scale FROM batch "
+                f"WHERE {_PRODUCT} > 0 AND isfinite(sample_weight))",
             ),
         ),
         _RowRule(
@@ -152,9 +193,40 @@ def _count(session: duckdb.DuckDBPyConnection, rule: _RowRule) -> Check:
     )
 
 
-def _drift(batch: pa.Table, observed: Observed, max_psi: float) -> Check:
-    codes = Vocabulary(ids=observed.item_ids).codes(batch["item_id"])
-    drawn = np.bincount(codes[codes >= 0], minlength=len(observed.item_ids)).astype(np.float64)
+def _filled(session: duckdb.DuckDBPyConnection) -> Check:
+    rows = _number(session, "SELECT count(*) FROM batch")
+    return Check(
+        name="not_empty",
+        passed=rows > 0,
+        value=rows,
+        threshold=1.0,
+        detail=f"{rows:.0f} rows are staged",
+    )
+
+
+def _number(session: duckdb.DuckDBPyConnection, sql: str) -> float:
+    found = session.execute(sql).fetchone()
+    assert found is not None
+    return float(found[0])
+
+
+def _events_by_item(session: duckdb.DuckDBPyConnection) -> pa.Table:
+    """`item_id` and the number of its `events` in the batch."""
+    return session.sql(
+        "SELECT item_id, count(*) AS events FROM batch WHERE label > 0 GROUP BY ALL"
+    ).to_arrow_table()
+
+
+def _mass_of_events(session: duckdb.DuckDBPyConnection) -> float:
+    """The sum of the weights; compensated, so that the order of the rows hardly matters."""
+    return _number(session, "SELECT coalesce(fsum(sample_weight), 0.0) FROM batch WHERE label > 0")
+
+
+def _drift(events: pa.Table, observed: Observed, max_psi: float) -> Check:
+    codes = Vocabulary(ids=observed.item_ids).codes(events["item_id"])
+    counts = np.where(codes >= 0, events["events"].to_numpy(), 0)
+    drawn = np.zeros(len(observed.item_ids))
+    np.add.at(drawn, np.maximum(codes, 0), counts)
     psi = population_stability(observed.prior, drawn) if drawn.sum() else float("inf")
     return Check(
         name="popularity_drift",
@@ -165,13 +237,24 @@ def _drift(batch: pa.Table, observed: Observed, max_psi: float) -> Check:
     )
 
 
-def _mass(batch: pa.Table, observed: Observed, max_mass_frac: float) -> Check:
-    mass = float(np.sum(batch["sample_weight"].to_numpy()))
+def _mass(mass: float, observed: Observed, max_mass_frac: float) -> Check:
     share = mass / max(observed.target.num_rows, 1)
     return Check(
         name="synthetic_mass",
-        passed=share <= max_mass_frac,
+        # A batch whose weights were lowered to just this bound keeps to it but for rounding.
+        passed=share <= max_mass_frac * (1.0 + 1e-9),
         value=share,
         threshold=max_mass_frac,
         detail=f"the weights sum to {share:.2f} per real target event; mass alone can harm",
+    )
+
+
+def _discriminator(refinement: RefinementReport) -> Check:
+    """How well synthetic events can be told from real ones: told, but no reason to refuse."""
+    found = refinement.discriminator
+    if found is None:
+        detail = "too few events of either kind to tell real from synthetic"
+        return Check(name="discriminator", passed=True, detail=detail)
+    return Check(
+        name="discriminator", passed=True, value=found.final.estimate, detail=found.sentence
     )

@@ -27,16 +27,14 @@ class Auc:
     high: float
 
 
-def stability_index(
-    expected: NDArray[np.float64], observed: NDArray[np.float64], *, floor: float = _SHARE_FLOOR
-) -> float:
+def stability_index(expected: NDArray[np.float64], observed: NDArray[np.float64]) -> float:
     """The population stability index of masses `observed` (B,) against `expected` (B,).
 
-    PSI = sum (o - e) * ln(o / e) over shares floored at `floor`. By convention below 0.1 is stable
-    and above 0.25 has shifted.
+    PSI = sum (o - e) * ln(o / e) over shares floored at 1e-4. By convention below 0.1 is stable and
+    above 0.25 has shifted.
     """
-    share_e = np.maximum(expected / expected.sum(), floor)
-    share_o = np.maximum(observed / observed.sum(), floor)
+    share_e = np.maximum(expected / expected.sum(), _SHARE_FLOOR)
+    share_o = np.maximum(observed / observed.sum(), _SHARE_FLOOR)
     return float(((share_o - share_e) * np.log(share_o / share_e)).sum())
 
 

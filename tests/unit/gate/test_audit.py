@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from small_drawings import SCHEMA, small_drawing
 
 from scalr_ray.gate import Observed, audit, first_failure, population_stability
+from scalr_ray.generate.discriminate import DiscriminatorReport, FeatureShift
+from scalr_ray.generate.refine import ObservedTarget, RefineSettings, fit_refinement, refine
+from scalr_ray.generate.separation import Auc
 from scalr_ray.translator import as_prior
 
 NAMES = [
@@ -19,6 +24,9 @@ NAMES = [
     "unique_pair",
     "clocks",
     "likelihood",
+    "propensity",
+    "label",
+    "weights",
     "not_real",
     "in_catalogue",
     "lineage",
@@ -27,8 +35,8 @@ NAMES = [
 ]
 MOMENT = timedelta(microseconds=1)
 DRAWING = small_drawing()
-BATCH = DRAWING.draw().select(SCHEMA.names)
 AS_OF = DRAWING.settings.as_of
+RULES = slice(1, 12)
 
 
 def seen(table):
@@ -51,6 +59,26 @@ OBSERVED = Observed(
 )
 
 
+def refined(drawing):
+    """A batch with negatives and with weights of several factors, and what was found of it."""
+    drawn = drawing.draw(negatives=1)
+    target = ObservedTarget(
+        events=OBSERVED.target,
+        item_ids=OBSERVED.item_ids,
+        prior=np.exp(drawing.translator.log_prior.astype(np.float64)),
+        first_seen=drawing.translator.first_seen,
+    )
+    settings = RefineSettings(
+        likelihood_power=0.5, age_half_life_days=20.0, scale=0.1, as_of=AS_OF, seed=1
+    )
+    refinement, report = fit_refinement(drawn, target, settings)
+    return refine(drawn, refinement, SCHEMA).select(SCHEMA.names), report
+
+
+BATCH, REPORT = refined(DRAWING)
+POSITIVE = BATCH["label"].to_numpy() > 0
+EVENTS = BATCH.filter(pa.array(POSITIVE))
+
 FIRST_SEEN = {}
 for _event in OBSERVED.target.to_pylist():
     _moment = _event["event_timestamp"]
@@ -58,9 +86,9 @@ for _event in OBSERVED.target.to_pylist():
 TRIGGERED = {event["event_id"]: event["event_timestamp"] for event in OBSERVED.source.to_pylist()}
 
 
-def check(batch, *, max_psi=2.0, max_mass_frac=2.0):
+def check(batch, *, max_psi=2.0, max_mass_frac=2.0, **others):
     checks = audit(
-        batch, OBSERVED, batch_id="batch-1", max_psi=max_psi, max_mass_frac=max_mass_frac
+        batch, OBSERVED, batch_id="batch-1", max_psi=max_psi, max_mass_frac=max_mass_frac, **others
     )
     return {answer.name: answer for answer in checks}
 
@@ -82,7 +110,7 @@ def test_a_drawn_batch_passes_every_check():
     assert list(checks) == NAMES
     assert failing(checks) == []
     assert first_failure(list(checks.values())) is None
-    for name in NAMES[1:9]:
+    for name in NAMES[RULES]:
         assert (checks[name].value, checks[name].threshold) == (0.0, 0.0)
 
 
@@ -142,6 +170,8 @@ def early_row():
 
 def breaches():
     row = first_row()
+    event, _ = row_where(lambda row: row["label"] == 1)
+    negative, _ = row_where(lambda row: row["label"] == 0)
     position, owned = owned_pair()
     early, unseen = early_row()
     # Its item had been seen when the source event came, so that only the lineage breaks.
@@ -168,7 +198,19 @@ def breaches():
         "likelihood above one": ("likelihood", 0, {"likelihood": 1.0 + 1e-9}),
         "likelihood not a number": ("likelihood", 0, {"likelihood": float("nan")}),
         "no likelihood": ("likelihood", 0, {"likelihood": None}),
-        "negative weight": ("likelihood", 0, {"sample_weight": -1e-9}),
+        "propensity zero": ("propensity", 0, {"propensity": 0.0}),
+        "propensity above one": ("propensity", 0, {"propensity": 1.0 + 1e-9}),
+        "no propensity": ("propensity", 0, {"propensity": None}),
+        "label between": ("label", event, {"label": 0.5}),
+        "no label": ("label", event, {"label": None}),
+        "event labelled as negative": ("label", event, {"label": 0.0}),
+        "negative labelled as event": ("label", negative, {"label": 1.0}),
+        "negative of the type of events": ("label", negative, {"event_type": "synthetic"}),
+        "event of another type": ("label", event, {"event_type": "purchase"}),
+        "other weight": ("weights", 0, {"sample_weight": row["sample_weight"] * (1 + 1e-8)}),
+        "other factor": ("weights", 0, {"age_weight": row["age_weight"] * 0.5}),
+        "no factor": ("weights", 0, {"density_weight": None}),
+        "weight without a factor": ("weights", 0, {"density_weight": 0.0}),
         "observed pair": ("not_real", position, owned),
         "item seen later": ("in_catalogue", early, {"item_id": unseen}),
         "unknown item": ("in_catalogue", 0, {"item_id": "nowhere"}),
@@ -198,9 +240,29 @@ def test_each_breach_fails_its_rule_alone(breach):
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
-def test_a_weight_without_bound_fails_its_rule_and_the_mass(weight):
-    checks = check(changed(0, sample_weight=weight))
-    assert failing(checks) == ["likelihood", "synthetic_mass"]
+def test_a_weight_without_bound_fails_its_rules_and_the_mass(weight):
+    event, _ = row_where(lambda row: row["label"] == 1)
+    checks = check(changed(event, sample_weight=weight))
+    assert failing(checks) == ["likelihood", "weights", "synthetic_mass"]
+
+
+def test_a_negative_weight_fails_both_rules_of_weights():
+    assert failing(check(changed(0, sample_weight=-1e-9))) == ["likelihood", "weights"]
+
+
+def with_columns(batch, **columns):
+    for name, values in columns.items():
+        at = SCHEMA.get_field_index(name)
+        batch = batch.set_column(at, SCHEMA.field(at), pa.array(values))
+    return batch
+
+
+def test_a_batch_without_any_weight_keeps_to_the_rule_of_weights():
+    nothing = np.zeros(BATCH.num_rows)
+    none = with_columns(BATCH, history_weight=nothing, sample_weight=nothing)
+    assert failing(check(none)) == []
+    some = with_columns(BATCH, history_weight=nothing)
+    assert check(some)["weights"].value == BATCH.num_rows
 
 
 @pytest.mark.parametrize("rows", [1, 3, 17])
@@ -223,7 +285,7 @@ def test_the_item_may_be_first_seen_at_the_time_of_the_event():
 
 
 def test_drift_is_the_stability_index_against_the_prior():
-    codes = DRAWING.translator.target_items.codes(BATCH["item_id"])
+    codes = DRAWING.translator.target_items.codes(EVENTS["item_id"])
     psi = population_stability(
         OBSERVED.prior, np.bincount(codes, minlength=len(OBSERVED.prior)).astype(float)
     )
@@ -252,12 +314,77 @@ def test_items_outside_the_catalogue_drift_without_bound():
 
 
 def test_mass_is_the_sum_of_weights_per_real_event():
-    share = sum(BATCH["sample_weight"].to_pylist()) / OBSERVED.target.num_rows
+    share = sum(EVENTS["sample_weight"].to_pylist()) / OBSERVED.target.num_rows
     answer = check(BATCH)["synthetic_mass"]
     assert answer.value == pytest.approx(share)
     assert f"{share:.2f}" in answer.detail
     assert failing(check(BATCH, max_mass_frac=share * 1.001)) == []
     assert failing(check(BATCH, max_mass_frac=share * 0.999)) == ["synthetic_mass"]
+
+
+def test_published_batches_count_towards_the_mass():
+    share = check(BATCH)["synthetic_mass"].value
+    published = 0.5 * OBSERVED.target.num_rows
+    answer = check(BATCH, published_mass=published)["synthetic_mass"]
+    assert answer.value == pytest.approx(share + 0.5)
+    assert failing(check(BATCH, published_mass=published, max_mass_frac=share + 0.4)) == [
+        "synthetic_mass"
+    ]
+
+
+def test_weights_lowered_to_just_the_bound_keep_to_it():
+    bound = 0.5 * check(BATCH)["synthetic_mass"].value
+    assert failing(check(BATCH, max_mass_frac=bound)) == ["synthetic_mass"]
+    lowered = with_columns(BATCH, sample_weight=BATCH["sample_weight"].to_numpy() * 0.5)
+    assert failing(check(lowered, max_mass_frac=bound * (1 - 1e-12))) == []
+
+
+def test_negatives_count_neither_in_mass_nor_in_drift():
+    whole, alone = check(BATCH), check(EVENTS)
+    for name in ("synthetic_mass", "popularity_drift"):
+        assert whole[name].value == pytest.approx(alone[name].value, rel=1e-12)
+    assert whole["not_empty"].value == BATCH.num_rows > EVENTS.num_rows
+
+
+def test_a_pair_that_is_event_and_negative_stands_twice():
+    event, row = row_where(lambda row: row["label"] == 1)
+    negative, _ = row_where(lambda row: row["label"] == 0)
+    same = {
+        name: row[name] for name in ("user_id", "item_id", "event_timestamp", "source_event_id")
+    }
+    assert event != negative
+    assert failing(check(changed(negative, **same))) == ["unique_pair"]
+
+
+def test_files_are_audited_like_the_rows_they_hold(tmp_path):
+    paths = [tmp_path / "part-0.parquet", tmp_path / "part-1.parquet"]
+    half = BATCH.num_rows // 2
+    pq.write_table(BATCH.slice(0, half), paths[0])
+    pq.write_table(BATCH.slice(half), paths[1])
+    whole, read = check(BATCH), check(paths)
+    assert [(a.name, a.passed, a.detail) for a in read.values()] == [
+        (a.name, a.passed, a.detail) for a in whole.values()
+    ]
+    for name, answer in whole.items():
+        assert read[name].value == pytest.approx(answer.value, rel=1e-12)
+
+
+def test_the_discriminator_is_told_but_refuses_nothing():
+    answers = check(BATCH, refinement=REPORT)
+    assert list(answers) == [*NAMES, "discriminator"]
+    told = answers["discriminator"]
+    assert told.passed
+    assert told.value is None
+    assert "too few events" in told.detail
+    area = Auc(estimate=0.9, low=0.88, high=0.92)
+    shift = FeatureShift(name="weekday", psi=0.6, auc=0.55, importance=0.3)
+    found = DiscriminatorReport(
+        rows=(900, 900), before=area, after=None, weighted=None, features=(shift,)
+    )
+    told = check(BATCH, refinement=replace(REPORT, discriminator=found))["discriminator"]
+    assert told.passed
+    assert told.value == 0.9
+    assert "told by weekday; shifted: weekday" in told.detail
 
 
 def test_an_empty_observation_fails_what_rests_on_it():
@@ -280,5 +407,5 @@ def test_a_batch_id_with_quotes_is_text():
 
 
 def test_a_placebo_batch_passes_too():
-    placebo = DRAWING.by(as_prior(DRAWING.translator)).draw().select(SCHEMA.names)
+    placebo, _ = refined(DRAWING.by(as_prior(DRAWING.translator)))
     assert failing(check(placebo)) == []

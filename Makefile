@@ -72,7 +72,7 @@ bench: install ## speed: the as-of join beside others, and training; ARGS="--sca
 real: install ## what translators are worth on the Amazon logs in the folder DATA=; an hour
 	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi
 	$(BIN)/python -m tests.bench.directions --data "$$DATA"
-	$(BIN)/python -m tests.bench.sampling --data "$$DATA"
+	$(BIN)/python -m tests.bench.ablation --data "$$DATA"
 	$(BIN)/python tests/bench/pairs.py --data "$$DATA"
 
 truth: install ## the learned likelihood against the true one, in simulated worlds; minutes

@@ -323,7 +323,7 @@ class ScalrConfig(_Section):
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON of every setting but those that cannot change a result."""
-        without = {
+        without: dict[str, bool | set[str]] = {
             "data_dir": True,
             "resources": True,
             "increment": True,

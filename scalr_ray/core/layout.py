@@ -60,6 +60,11 @@ class Layout:
         return self.data / "training"
 
     @property
+    def generation(self) -> Path:
+        """One folder per batch that is being drawn."""
+        return self.data / "generation"
+
+    @property
     def rejected(self) -> Path:
         """Rows that were set aside at import or generation, with the reason."""
         return self.data / "rejected"

@@ -31,7 +31,7 @@ from scalr_ray.generate.buckets import (
     group_rows,
 )
 from scalr_ray.generate.disk import refuse_full_disk
-from scalr_ray.offline_store.event_stream import EventStream
+from scalr_ray.offline_store.event_stream import EventStream, query
 from scalr_ray.offline_store.limits import Limits, open_duck
 
 # User ids (N,) to N rows of what is asked of users beside their events: any of `features`, a struct
@@ -100,7 +100,7 @@ def bucket_events(
 def _source_rows(source: EventStream, rules: BucketRules) -> int:
     """How many events the source domains have, once they have been found to be fit."""
     synthetic = f"count(*) FILTER (starts_with(event_type, {quote_text(ORGANIC_ONLY)}))"
-    counted = _query(
+    counted = query(
         source,
         f"SELECT domain, count(*) AS rows, {synthetic} AS synthetic FROM {{events}} "
         "GROUP BY domain",
@@ -126,24 +126,12 @@ def _users(source: EventStream, rules: BucketRules, rows: int) -> int:
     """How many users have source events; of many, about how many."""
     every = -(-rows // _COUNTED_USERS)
     key, domains = f"hash({rules.user})", ", ".join(map(quote_text, rules.source_domains))
-    seen = _query(
+    seen = query(
         source,
         f"SELECT DISTINCT {key} AS user FROM {{events}} "
         f"WHERE domain IN ({domains}) AND {key} % {every} = 0",
     )
     return int(pc.count_distinct(seen["user"]).as_py()) * every
-
-
-def _query(stream: EventStream, sql: str) -> pa.Table:
-    """What a statement over `{events}` gives; on a cluster, what it gives piece by piece."""
-    if stream.on_cluster:
-        from scalr_ray.offline_store.distribute import gather, read_pieces
-
-        nested = sql.format(events=f"({stream.sql})")
-        return gather(read_pieces(stream.pieces(), nested, stream.limits.of_a_task()))
-    with open_duck(stream.limits) as session:
-        stream.open(session, "events")
-        return session.sql(sql.format(events="events")).to_arrow_table()
 
 
 def _lay_down(stream: EventStream, side: Side, folder: Path) -> int:

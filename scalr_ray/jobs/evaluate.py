@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.errors import UsageError
-from scalr_ray.core.keyed import stream_seed
-from scalr_ray.generate import plan_users
+from scalr_ray.generate import Coding, plan_users, vocabulary_fingerprint
 from scalr_ray.jobs.arms import (
     Holdout,
     chunks,
@@ -37,8 +36,8 @@ from scalr_ray.jobs.arms import (
     trainer_config,
     translator_arm,
 )
-from scalr_ray.jobs.generate import draw_settings
-from scalr_ray.jobs.trial import draw_locally
+from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
+from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
@@ -50,6 +49,7 @@ from training.models import Popularity, PopularityConfig
 from training.report import write_report
 
 _WINDOWS = (14, 30, 90, None)
+_ANY_HISTORY = 1e9  # events it takes until a user's weight has fallen
 _CALIBRATION_EDGES = np.logspace(-7, 0, 15)
 _PACKAGES = ("scalr", "feast", "ray", "duckdb", "pyarrow", "pyiceberg", "numpy", "scipy")
 
@@ -64,6 +64,12 @@ class _Subject:
     events: TrainingEvents
     test: Holdout
     users: Users
+
+    @property
+    def ranks(self) -> bool:
+        """Whether the translator knows the same items; an increment's may be older than they."""
+        codes = Coding.of(self.translator).fingerprint
+        return codes == vocabulary_fingerprint(self.events.source_items, self.events.target_items)
 
 
 def evaluate(
@@ -96,7 +102,7 @@ def evaluate(
             rankers, baselines = _rank(workspace, subject)
         with progress.stage("Paired bootstrap over users and seeds"):
             result = _result(workspace, subject, arms, rankers, baselines)
-        result["calibration"] = _calibration(subject)
+        result["calibration"] = _calibration(subject) if subject.ranks else []
         result["popularity"] = _popularity(subject, tables["synthetic"][0])
         result["command"] = command
         result["timings_s"] = {
@@ -142,9 +148,9 @@ def _pull_arms(workspace: Workspace, subject: _Subject) -> dict[str, list[pa.Tab
         advance(1)
         synthetic = _pull_synthetic(workspace, subject)
         advance(1)
-        placebo = []
+        placebo, batch = [], _rows_of(workspace, subject.batch)
         for seed in range(seeds):
-            drawn = _placebo(workspace, subject, seed)
+            drawn = _placebo(workspace, subject, batch, seed)
             placebo.append(_pull(workspace, subject, "mixed_training_v1", trial=drawn))
             advance(1)
     return {"real_only": [real] * seeds, "synthetic": [synthetic] * seeds, "placebo": placebo}
@@ -178,25 +184,37 @@ def _pull_synthetic(workspace: Workspace, subject: _Subject) -> pa.Table:
     if batch.state is BatchState.PUBLISHED:
         mix = Mix(batch_ids=(batch.batch_id,))
         return _pull(workspace, subject, "mixed_training_v1", mix=mix)
-    staged = workspace.lake.read_staged(batch.batch_id)
+    staged = _rows_of(workspace, batch)
     return _pull(workspace, subject, "mixed_training_v1", trial=staged)
 
 
-def _placebo(workspace: Workspace, subject: _Subject, seed: int) -> pa.Table:
-    """As many events for the same users, with the same weights, drawn from the prior."""
-    config = workspace.config
-    settings = replace(
-        draw_settings(workspace, subject.record),
-        batch_id=f"placebo-{seed}",
-        seed=stream_seed("placebo", config.seed, seed),
+def _rows_of(workspace: Workspace, batch: BatchRecord) -> pa.Table:
+    lake = workspace.lake
+    if batch.rows == 0:
+        return workspace.schema.empty_table()
+    if batch.state is BatchState.PUBLISHED:
+        return lake.read(batch_ids=[batch.batch_id])
+    return lake.read_staged(batch.batch_id)
+
+
+def _placebo(workspace: Workspace, subject: _Subject, synthetic: pa.Table, seed: int) -> pa.Table:
+    """As many events for the same users, of the same weight, drawn from the prior."""
+    config, as_of = workspace.config, subject.batch.as_of
+    label = f"placebo-{seed}"
+    settings = draw_settings(
+        config, batch_id=label, version=subject.record.version, as_of=as_of, label=label
     )
-    plan = plan_users(subject.events, subject.batch.as_of, decay_events=config.weights.decay_events)
-    return draw_locally(
-        plan,
-        as_prior(subject.translator),
+    # How many a user gets comes from the batch, so everybody is planned for.
+    rules = plan_rules(config, as_of, decay_events=_ANY_HISTORY)
+    plan = plan_users(subject.events, rules, coding=Coding.of(subject.translator))
+    around = Surroundings.of(workspace, subject.translator, as_of)
+    return draw_placebo(
+        synthetic,
+        around.admit(plan, as_of),
+        subject.translator,
         settings,
         workspace.schema,
-        config.generation.users_per_task,
+        around.catalogue,
     )
 
 
@@ -224,13 +242,17 @@ def _rank(
     workspace: Workspace, subject: _Subject
 ) -> tuple[dict[str, ArmResult], dict[str, ArmResult]]:
     k, prior = workspace.config.evaluation.k, workspace.config.prior
-    rankers = {
-        name: translator_arm(model, subject.users, subject.test, k)
-        for name, model in (
-            ("prior", as_prior(subject.translator)),
-            ("translator", subject.translator),
-        )
-    }
+    rankers = (
+        {}
+        if not subject.ranks
+        else {
+            name: translator_arm(model, subject.users, subject.test, k)
+            for name, model in (
+                ("prior", as_prior(subject.translator)),
+                ("translator", subject.translator),
+            )
+        }
+    )
     baselines = {}
     for days in _WINDOWS:
         config = PopularityConfig(
@@ -277,7 +299,9 @@ def _result(
         "lift": lifts_to_json(over_real),
         "lift_over_placebo": lifts_to_json(over_placebo),
         "lift_placebo_over_real": lifts_to_json(lift(arms["placebo"], arms["real_only"])),
-        "lift_over_prior": lifts_to_json(lift(rankers["translator"], rankers["prior"])),
+        "lift_over_prior": lifts_to_json(lift(rankers["translator"], rankers["prior"]))
+        if rankers
+        else {},
         "gate": [
             {
                 "check": check.check,

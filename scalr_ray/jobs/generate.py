@@ -2,23 +2,70 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
+from scalr_ray.core.clock import EPOCH, from_micros, to_micros
+from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.errors import GateRefused, UsageError
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from scalr_ray.core.fingerprint import fingerprint
-from scalr_ray.core.keyed import stream_seed
-from scalr_ray.generate import DrawSettings, GeneratedBatch, generate_batch, plan_users
-from scalr_ray.generate.pipeline import Destination
+from scalr_ray.generate import (
+    AboutUsers,
+    BucketRules,
+    Destination,
+    DrawTask,
+    GeneratedBatch,
+    bucket_events,
+    draw_batch,
+    fit_refinement,
+    refine_batch,
+    wanted_rows,
+    work_folder,
+)
+from scalr_ray.jobs.drawing import (
+    decays,
+    draw_settings,
+    observed_target,
+    plan_rules,
+    refine_settings,
+)
+from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.train import load_trial
-from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
-from scalr_ray.translator import load_translator
+from scalr_ray.offline_store.event_stream import EventStream, query
+from scalr_ray.offline_store.stream_events import stream_events
+from scalr_ray.translator import Translator, load_translator
+
+if TYPE_CHECKING:  # that one loads torch
+    from scalr_ray.translator.neural.index import ItemIndex
 
 ANOTHER_BATCH = (
     "import newer events and train again, or change the configuration, to get another batch"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Increment:
+    """What a batch adds to those before it.
+
+    Attributes:
+        as_of: the generation time, at or after the train cutoff of the translator.
+        since: watermark by source domain; only events that appeared later trigger anything. All
+            events of a domain that is not named do.
+    """
+
+    as_of: datetime
+    since: Mapping[str, datetime]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,58 +81,270 @@ class Generated:
     counts: GeneratedBatch
 
 
-def generate(workspace: Workspace, *, translator: str | None = None) -> Generated:
-    """Draw synthetic events as of the translator's train cutoff and stage them.
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """Which batch is drawn: everything that its id follows from.
 
-    The batch id follows from the translator and the configuration: the same call draws the same
-    events into the same batch.
+    Attributes:
+        record: the translator that draws it.
+        as_of: the generation time.
+        since: watermarks, where it adds to others.
+        scale: weight of an event of a user without target history.
+        decay_events: how fast the weight falls with history.
+        batch_id: the same for the same translator, configuration, time and watermarks.
+    """
+
+    record: TranslatorRecord
+    as_of: datetime
+    since: Mapping[str, datetime] | None
+    scale: float
+    decay_events: float
+    batch_id: str
+
+    @classmethod
+    def of(
+        cls, workspace: Workspace, record: TranslatorRecord, increment: Increment | None
+    ) -> _Batch:
+        config, trial = workspace.config, load_trial(Path(record.path))
+        identity: list[object] = [record.version, config.fingerprint]
+        as_of, since = record.train_cutoff, None
+        if increment is not None:
+            as_of, since = increment.as_of, dict(increment.since)
+            identity += [as_of, sorted(since.items())]
+        if as_of < record.train_cutoff:
+            raise UsageError(
+                f"{record.version} was trained as of {record.train_cutoff}, after {as_of}; "
+                "generate as of then or later"
+            )
+        return cls(
+            record=record,
+            as_of=as_of,
+            since=since,
+            scale=min(config.weights.scales) if trial is None else trial.weight_scale,
+            decay_events=min(decays(config)) if trial is None else trial.decay_events,
+            batch_id=f"batch-{fingerprint(identity, 16)}",
+        )
+
+
+def generate(
+    workspace: Workspace,
+    *,
+    translator: str | None = None,
+    increment: Increment | None = None,
+) -> Generated:
+    """Draw synthetic events as of the translator's train cutoff, or an increment, and stage them.
+
+    The batch id follows from the translator, the configuration and the increment: the same call
+    draws the same events into the same batch.
 
     Raises:
         UsageError: there is no such translator, or its batch has been accepted already.
         GateRefused: its batch was rejected.
     """
-    config, progress = workspace.config, workspace.progress
+    progress = workspace.progress
     with workspace.run("generate") as run:
         record = find_translator(workspace, translator)
-        model = load_translator(Path(record.path))
-        settings = draw_settings(workspace, record)
-        _refuse_decided(workspace, settings.batch_id)
-        with progress.stage("Pull users and their source events through Feast"):
-            events = workspace.training_events(record.train_cutoff)
-            plan = plan_users(
-                events,
-                record.train_cutoff,
-                decay_events=config.weights.decay_events,
-                features=workspace.features_for(record.kind, "user_id"),
-            )
-        destination = Destination(
-            staged=workspace.lake.staging_dir(settings.batch_id),
-            refused=workspace.layout.rejected / settings.batch_id,
-        )
-        title = "Generate synthetic events with Ray Data"
-        with (
-            progress.stage(title, total=plan.num_rows) as advance,
-            ray_session(config.resources.cpus),
-        ):
-            counts = generate_batch(
-                plan,
-                model,
-                settings,
-                workspace.schema,
-                to=destination,
-                users_per_task=config.generation.users_per_task,
-                on_progress=advance,
-            )
+        batch = _Batch.of(workspace, record, increment)
+        _refuse_decided(workspace, batch.batch_id)
+        drawn = _draw(workspace, batch)
+        run.metrics.update(drawn.report)
+        counts = drawn.counts
         refused = "".join(f"; {rows:,} refused: {why}" for why, rows in counts.refused.items())
         progress.note(f"{counts.events:,} events for {counts.users:,} users{refused}")
-        batch = workspace.ledger.add_batch(
-            batch_id=settings.batch_id,
+        staged = workspace.ledger.add_batch(
+            batch_id=batch.batch_id,
             run_id=run.run_id,
             translator_version=record.version,
-            as_of=record.train_cutoff,
+            as_of=batch.as_of,
             rows=counts.events,
         )
-    return Generated(record=batch, counts=counts)
+        workspace.ledger.set_watermarks(batch.batch_id, drawn.watermarks)
+        shutil.rmtree(workspace.layout.generation / batch.batch_id)
+    return Generated(record=staged, counts=counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    """What became of a batch: its counts, how far it saw each source domain, what was found."""
+
+    counts: GeneratedBatch
+    watermarks: Mapping[str, datetime]
+    report: Mapping[str, Any]
+
+
+def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
+    """Bucket the users, draw for them, refine what was drawn, and stage it."""
+    config, progress = workspace.config, workspace.progress
+    model = load_translator(Path(batch.record.path))
+    around = Surroundings.of(workspace, model, batch.as_of)
+    source, target = (
+        stream_events(workspace.store, view, as_of=batch.as_of)
+        for view in (SOURCE_VIEW, TARGET_VIEW)
+    )
+    taken = None
+    if batch.since is not None:
+        taken = stream_events(workspace.store, SYNTHETIC_VIEW, as_of=batch.as_of)
+    with ray_session(config.resources.cpus):
+        with progress.stage("Bring the events of each user together"):
+            seen = _contents(source, config.domains.source)
+            # What an earlier try left is used if it was made of the same events.
+            others = [_contents(side, ()) for side in (target, taken) if side is not None]
+            identity = fingerprint([batch.batch_id, repr(seen), repr(others)], 16)
+            work = work_folder(workspace.layout.generation / batch.batch_id, identity)
+            buckets = bucket_events(
+                source,
+                target,
+                BucketRules(
+                    ids=config.ids,
+                    as_of=batch.as_of,
+                    source_domains=config.domains.source,
+                    target_domain=config.domains.target,
+                    history_events=config.generation.history_events,
+                    users_per_bucket=config.generation.users_per_task,
+                ),
+                work / "buckets",
+                taken=taken,
+                about=_about(workspace, around, batch),
+            )
+        progress.note(
+            f"{buckets.counts.users:,} users with {buckets.counts.source_events:,} source events"
+        )
+        task = DrawTask(
+            buckets=buckets,
+            translator=model,
+            rules=plan_rules(
+                config,
+                batch.as_of,
+                decay_events=batch.decay_events,
+                since=None if batch.since is None else _micros(batch.since),
+            ),
+            settings=draw_settings(
+                config,
+                batch_id=batch.batch_id,
+                version=batch.record.version,
+                as_of=batch.as_of,
+                label="generate",
+            ),
+            schema=workspace.schema,
+            catalogue=around.catalogue,
+            index=_index(config, model),
+        )
+        return _draw_and_refine(workspace, batch, task, around, work, seen)
+
+
+def _draw_and_refine(
+    workspace: Workspace,
+    batch: _Batch,
+    task: DrawTask,
+    around: Surroundings,
+    work: Path,
+    seen: Mapping[str, _Content],
+) -> _Drawn:
+    config, progress, users = workspace.config, workspace.progress, task.buckets.counts.users
+    if config.generation.budget is not None:
+        with progress.stage("Count what users would get, to keep to the budget"):
+            thin = min(1.0, config.generation.budget / max(wanted_rows(task), 1))
+        task = replace(task, rules=replace(task.rules, thin=thin))
+    with progress.stage("Generate synthetic events with Ray Data", total=users) as advance:
+        drawn = draw_batch(task, work / "drawn", on_progress=advance)
+    with progress.stage("Hold them against the target domain"):
+        real = workspace.target_events(batch.as_of).select(["user_id", "item_id", EVENT_TIMESTAMP])
+        real = real.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
+        real = real.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
+        refinement, report = fit_refinement(
+            drawn.paths,
+            observed_target(real, task.translator, around.item_values),
+            refine_settings(config, as_of=batch.as_of, scale=batch.scale),
+        )
+    for sentence in report.sentences:
+        progress.note(sentence)
+    destination = Destination(
+        staged=workspace.lake.staging_dir(batch.batch_id),
+        refused=workspace.layout.rejected / batch.batch_id,
+    )
+    with progress.stage("Weigh and stage them", total=users) as advance:
+        counts = refine_batch(
+            drawn, refinement, workspace.schema, to=destination, on_progress=advance
+        )
+    return _Drawn(
+        counts=counts,
+        watermarks={domain: content.appeared for domain, content in seen.items()},
+        report={"refinement": report.to_json(), **asdict(counts)},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What a domain of an event view holds.
+
+    Attributes:
+        events: how many are visible.
+        digest: of their ids and times.
+        appeared: the largest time from which one of them is visible.
+    """
+
+    events: int
+    digest: int
+    appeared: datetime
+
+
+def _contents(stream: EventStream, domains: Sequence[str]) -> dict[str, _Content]:
+    """What is in the domains, or in all that there are, by domain."""
+    counted = query(
+        stream,
+        f"""
+        SELECT domain, count(*) AS events,
+            bit_xor(hash(event_id, {EVENT_TIMESTAMP}, {AVAILABLE_AT})) AS digest,
+            max(greatest(epoch_us({EVENT_TIMESTAMP}) + 1, epoch_us({AVAILABLE_AT}))) AS appeared
+        FROM {{events}} GROUP BY domain ORDER BY domain
+        """,
+    )
+    found: dict[str, _Content] = {}
+    for row in counted.to_pylist():
+        if domains and row["domain"] not in domains:
+            continue
+        # On a cluster each piece tells of its own rows.
+        before = found.get(row["domain"])
+        found[row["domain"]] = _Content(
+            events=row["events"] + (before.events if before else 0),
+            digest=row["digest"] ^ (before.digest if before else 0),
+            appeared=max(from_micros(row["appeared"]), before.appeared if before else EPOCH),
+        )
+    return found
+
+
+def _about(workspace: Workspace, around: Surroundings, batch: _Batch) -> AboutUsers | None:
+    """What is asked of users beside their events; None where that is nothing."""
+    features = workspace.features_for(batch.record.kind, "user_id")
+    if features is None and not around.asks_users:
+        return None
+
+    def about(users: pa.Array) -> pa.Table:
+        times = np.full(len(users), to_micros(batch.as_of))
+        told: dict[str, pa.Array] = {}
+        if around.asks_users:
+            groups, consents = around.about(users, times)
+            told |= {"group": pa.array(groups), "consent": pa.array(consents)}
+        if features is not None:
+            served = features(users, times).to_struct_array()
+            told["features"] = (
+                served.combine_chunks() if isinstance(served, pa.ChunkedArray) else served
+            )
+        return pa.table(told)
+
+    return about
+
+
+def _index(config: ScalrConfig, translator: Translator) -> ItemIndex | None:
+    if config.generation.index == "exact":
+        return None
+    from scalr_ray.translator.neural.index import ItemIndex
+
+    return ItemIndex.of(translator)
+
+
+def _micros(since: Mapping[str, datetime]) -> dict[str, int]:
+    return {domain: to_micros(moment) for domain, moment in since.items()}
 
 
 def find_translator(workspace: Workspace, version: str | None) -> TranslatorRecord:
@@ -101,26 +360,6 @@ def find_translator(workspace: Workspace, version: str | None) -> TranslatorReco
 def describe_refusal(batch: BatchRecord) -> str:
     """Why a rejected batch was rejected, and what to do."""
     return f"{batch.batch_id} was refused by the gate ({batch.reason}); {ANOTHER_BATCH}"
-
-
-def draw_settings(workspace: Workspace, record: TranslatorRecord) -> DrawSettings:
-    """How a translator draws under this configuration, with the weight its trial chose."""
-    config = workspace.config
-    trial = load_trial(Path(record.path))
-    scale = config.weights.scales[0] if trial is None else trial.weight_scale
-    identity = [record.version, config.fingerprint]
-    return DrawSettings(
-        batch_id=f"batch-{fingerprint(identity, 16)}",
-        translator_version=record.version,
-        domain=config.domains.target,
-        as_of=record.train_cutoff,
-        per_user=config.generation.per_user,
-        temperature=config.generation.temperature,
-        evidence=config.generation.evidence,
-        likelihood_floor=config.generation.likelihood_floor,
-        weight_scale=scale,
-        seed=stream_seed("generate", config.seed),
-    )
 
 
 def _refuse_decided(workspace: Workspace, batch_id: str) -> None:

@@ -13,7 +13,9 @@ import numpy as np
 
 from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.fitting import Fitted, fit
+from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.trial import Stage, Trial, run_trial, trainings
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import Calibration, TrainingEvents
@@ -145,6 +147,8 @@ def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
             fitted.on_stage,
             workspace.config,
             window_days=fitted.prior.window_days,
+            around=Surroundings.of(workspace, fitted.on_stage, stage.validation_cut),
+            thin=thin_to_budget(workspace.config, stage.events, stage.cutoff),
             features=workspace.features_for(fitted.translator.kind, "user_id"),
             advance=advance,
         )

@@ -15,7 +15,7 @@ wrong in one of them: the top 20 of a popularity list are a lottery over 20 item
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.keyed import stream_seed
-from scalr_ray.generate import DrawSettings, draw_events, plan_users
+from scalr_ray.generate import DrawSettings, plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
     best_likelihood,
@@ -37,9 +37,21 @@ from scalr_ray.jobs.arms import (
     synthetic_rows,
     trainer_config,
 )
+from scalr_ray.jobs.drawing import (
+    decays,
+    draw_here,
+    draw_placebo,
+    draw_settings,
+    observed_target,
+    plan_rules,
+    refine_here,
+    refine_settings,
+    with_weights,
+)
 from scalr_ray.jobs.progress import Advance
+from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.learn import TrainingEvents
-from scalr_ray.translator import FeaturesAsOf, Translator, as_prior
+from scalr_ray.translator import FeaturesAsOf, Translator
 from training.models import IALS
 
 _PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
@@ -63,12 +75,14 @@ class Trial:
 
     Attributes:
         weight_scale: weight of a synthetic event of a user without target history.
+        decay_events: how fast the weight falls with target history (`weights.decay_events`).
         users: test users per segment.
         over_real: gain of the synthetic arm over real events alone, by segment that has users.
         over_placebo: the same over the placebo.
     """
 
     weight_scale: float
+    decay_events: float
     users: dict[str, int]
     over_real: dict[str, Gain]
     over_placebo: dict[str, Gain]
@@ -142,6 +156,8 @@ def run_trial(
     *,
     window_days: int,
     advance: Advance,
+    around: Surroundings,
+    thin: float = 1.0,
     features: FeaturesAsOf | None = None,
 ) -> Trial:
     """Choose the weights and measure the lift on the validation window.
@@ -152,6 +168,8 @@ def run_trial(
         config: of the repository.
         window_days: look-back of the prior of the downstream model.
         advance: called with the number of models just trained, `trainings(config)` in all.
+        around: what else Feast says of users and items, as of the validation cut.
+        thin: share of everybody's events that the batch will have, to keep its budget.
         features: what Feast serves the translator of users; None where it asks nothing.
     """
     visible = stage.visible
@@ -166,36 +184,47 @@ def run_trial(
         test=test,
         advance=advance,
         features=features,
+        around=around,
+        thin=thin,
     )
-    drawn, placebo = bench.draw(translator, "trial"), bench.draw(as_prior(translator), "placebo")
+    drawn = {decay: bench.draw(translator, decay) for decay in decays(config)}
     real = bench.arm(None)
-    treated = {scale: bench.arm(_scaled(drawn, scale)) for scale in config.weights.scales}
-    scale = _best_scale(treated, real, test)
-    synthetic, control = treated[scale], bench.arm(_scaled(placebo, scale))
+    # Smaller ones first: where all harm, the least is taken.
+    tried = [(decay, scale) for decay in sorted(drawn) for scale in sorted(config.weights.scales)]
+    treated = {
+        (decay, scale): bench.arm(bench.scaled(drawn[decay], scale)) for decay, scale in tried
+    }
+    best = _best_weights(treated, real, test)
+    decay, scale = best
+    events = bench.scaled(drawn[decay], scale)
+    control = bench.arm(bench.placebo(events, translator, decay))
     return Trial(
         weight_scale=scale,
+        decay_events=decay,
         users=test.sizes,
-        over_real=_gains(synthetic, real, test),
-        over_placebo=_gains(synthetic, control, test),
+        over_real=_gains(treated[best], real, test),
+        over_placebo=_gains(treated[best], control, test),
     )
 
 
-def _best_scale(
-    treated: Mapping[float, NDArray[np.float64]], real: NDArray[np.float64], test: Holdout
-) -> float:
-    """The weight with the most gain among those at which no warm users lose; else the least."""
+def _best_weights(
+    treated: Mapping[tuple[float, float], NDArray[np.float64]],
+    real: NDArray[np.float64],
+    test: Holdout,
+) -> tuple[float, float]:
+    """The (decay, scale) with the most gain where no warm users lose; else the least of them."""
 
     def harms(likelihood: NDArray[np.float64]) -> bool:
         warm = _gains(likelihood, real, test).get("warm")
         return warm is not None and warm.high < 0
 
-    harmless = [scale for scale, likelihood in treated.items() if not harms(likelihood)]
-    return max(harmless or [min(treated)], key=lambda scale: float(treated[scale].mean()))
+    harmless = [weights for weights, likelihood in treated.items() if not harms(likelihood)]
+    return max(harmless or [min(treated)], key=lambda weights: float(treated[weights].mean()))
 
 
 def trainings(config: ScalrConfig) -> int:
     """How many models a trial trains."""
-    return len(config.weights.scales) + 2
+    return len(decays(config)) * len(config.weights.scales) + 2
 
 
 def _newcomers(events: TrainingEvents, before: TrainingEvents, seed: int) -> NDArray[np.bool_]:
@@ -232,33 +261,57 @@ class _Bench:
     test: Holdout
     advance: Advance
     features: FeaturesAsOf | None
+    around: Surroundings
+    thin: float
 
-    def draw(self, translator: Translator, label: str) -> pa.Table:
-        """Events of weight one, for the stripped users and those whose history leaves weight."""
-        config = self.config
-        settings = DrawSettings(
-            batch_id=label,
-            translator_version=label,
-            domain=config.domains.target,
-            as_of=self.cut,
-            per_user=config.generation.per_user,
-            temperature=config.generation.temperature,
-            evidence=config.generation.evidence,
-            likelihood_floor=config.generation.likelihood_floor,
-            weight_scale=1.0,
-            seed=stream_seed(label, config.seed),
+    def draw(self, translator: Translator, decay: float) -> pa.Table:
+        """Events at scale one, for the stripped users and those whose history leaves weight."""
+        drawn = draw_here(
+            self._plan(decay),
+            translator,
+            self._settings("trial"),
+            self._schema,
+            self.around.catalogue,
         )
-        schema = synthetic_event_schema(config.ids.user_id, config.ids.item_id)
-        plan = plan_users(
-            self.events,
-            self.cut,
-            decay_events=config.weights.decay_events,
-            features=self.features,
+        observed = observed_target(real_rows(self.events), translator, self.around.item_values)
+        settings = refine_settings(self.config, as_of=self.cut, scale=1.0)
+        return refine_here(drawn, observed, replace(settings, mass_frac=None), self._schema)
+
+    def placebo(self, events: pa.Table, translator: Translator, decay: float) -> pa.Table:
+        """As many for the same users, from the prior."""
+        return draw_placebo(
+            events,
+            self._plan(decay),
+            translator,
+            self._settings("placebo"),
+            self._schema,
+            self.around.catalogue,
         )
-        stripped = pa.array(self.hidden[plan["user_code"].to_numpy()])
+
+    def scaled(self, drawn: pa.Table, scale: float) -> pa.Table:
+        """The events at a scale, or at the largest that the configured mass allows."""
+        weights = drawn["sample_weight"].to_numpy()
+        most = self.config.weights.mass_frac
+        if most is not None and len(weights):
+            scale = min(scale, most * len(self.events.target) / weights.sum())
+        return with_weights(drawn, pa.array(weights * scale))
+
+    def _plan(self, decay: float) -> pa.Table:
+        rules = plan_rules(self.config, self.cut, decay_events=decay, thin=self.thin)
+        plan = plan_users(self.events, rules, features=self.features)
+        codes = self.events.users.codes(plan["user_id"])
         has_own = pc.greater(pc.list_value_length(plan["own"]), 0)
-        plan = plan.filter(pc.or_(stripped, has_own))
-        return draw_locally(plan, translator, settings, schema, config.generation.users_per_task)
+        plan = plan.filter(pc.or_(pa.array(self.hidden[codes]), has_own))
+        return self.around.admit(plan, self.cut)
+
+    def _settings(self, label: str) -> DrawSettings:
+        return draw_settings(
+            self.config, batch_id=label, version=label, as_of=self.cut, label=label
+        )
+
+    @property
+    def _schema(self) -> pa.Schema:
+        return synthetic_event_schema(self.config.ids.user_id, self.config.ids.item_id)
 
     def arm(self, drawn: pa.Table | None) -> NDArray[np.float64]:
         """(B,) the users' log-likelihood after training on the real rows and `drawn`."""
@@ -287,28 +340,3 @@ def _gains(
         half = _Z_95 * float(difference.std(ddof=1)) / len(difference) ** 0.5
         gains[name] = Gain(estimate=mean, low=mean - half, high=mean + half)
     return gains
-
-
-def draw_locally(
-    plan: pa.Table,
-    translator: Translator,
-    settings: DrawSettings,
-    schema: pa.Schema,
-    users_per_task: int,
-) -> pa.Table:
-    """The accepted events of the plan, drawn in this process, in order of user and slot."""
-    blocks = [
-        draw_events(plan.slice(start, users_per_task), translator, settings, schema)
-        for start in range(0, plan.num_rows, users_per_task)
-    ]
-    drawn = pa.concat_tables(blocks) if blocks else schema.append(_REASON).empty_table()
-    return drawn.filter(drawn["reason"].is_null()).select(schema.names)
-
-
-_REASON = pa.field("reason", pa.string())
-
-
-def _scaled(drawn: pa.Table, scale: float) -> pa.Table:
-    at = drawn.schema.get_field_index("sample_weight")
-    weights = pa.array(drawn["sample_weight"].to_numpy() * scale)
-    return drawn.set_column(at, drawn.schema.field(at), weights)

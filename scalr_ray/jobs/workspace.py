@@ -29,6 +29,7 @@ from scalr_ray.translator import FeaturesAsOf
 
 SOURCE_VIEW = "source_events"
 TARGET_VIEW = "target_events"
+SYNTHETIC_VIEW = "synthetic_events"
 
 _LONGEST_LOOK_BACK = max(days for days in LOOK_BACKS if days is not None)
 

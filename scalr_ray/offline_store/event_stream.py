@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 
 from scalr_ray.core.duck import quote_name
-from scalr_ray.offline_store.limits import Limits
+from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.offline_store.sources.reading import Piece, SourceRows
 
 if TYPE_CHECKING:
@@ -61,3 +61,15 @@ class EventStream:
     def pieces(self) -> Sequence[Piece]:
         """What the cluster reads `feature_rows` from."""
         return [] if self.rows is None else self.rows.pieces()
+
+
+def query(stream: EventStream, sql: str) -> pa.Table:
+    """What a statement over `{events}` gives; on a cluster, what it gives piece by piece."""
+    if stream.on_cluster:
+        from scalr_ray.offline_store.distribute import gather, read_pieces
+
+        nested = sql.format(events=f"({stream.sql})")
+        return gather(read_pieces(stream.pieces(), nested, stream.limits.of_a_task()))
+    with open_duck(stream.limits) as session:
+        stream.open(session, "events")
+        return session.sql(sql.format(events="events")).to_arrow_table()

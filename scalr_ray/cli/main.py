@@ -121,11 +121,34 @@ def publish(session: Session, batch: str | None) -> None:
 @click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
 @pass_session
 def run(session: Session, as_of: str | None, translator: str | None) -> None:
-    """Train, generate, audit and publish; exit code 3 when the gate refuses."""
+    """Publish what is new, for all users the first time; exit code 3 when the gate refuses.
+
+    Later runs generate for new source events only. A translator is trained where there is none, or
+    none younger than increment.retrain_days; increment.stale says what becomes of older events.
+    """
     with session.with_kind(translator).open() as scalr:
-        audited = scalr.run(as_of)
-        session.show_checks(audited)
-    _refuse_unless(audited.accepted, audited.record.reason)
+        outcome = scalr.run(as_of)
+        session.show_outcome(outcome)
+    if not outcome.accepted:
+        raise GateRefused(outcome.sentence)
+
+
+@cli.command()
+@click.option("--from", "start", required=True, metavar="TIME", help="The first origin.")
+@click.option("--to", "end", required=True, metavar="TIME", help="No origin lies after it.")
+@click.option("--every", required=True, metavar="DURATION", help="Between two, say 7d or 12h.")
+@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
+@pass_session
+def backfill(session: Session, start: str, end: str, every: str, translator: str | None) -> None:
+    """Publish what runs in the past would have, each by a translator that knew only that past.
+
+    A second call goes on where the first was cut off. Exit code 3 when no origin has a batch.
+    """
+    with session.with_kind(translator).open() as scalr:
+        origins = scalr.backfill(start, end, every)
+        session.show_origins(origins)
+    if not any(origin.published for origin in origins):
+        raise GateRefused(f"no origin has a published batch; the last: {origins[-1].verdict}")
 
 
 @cli.command()

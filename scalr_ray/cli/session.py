@@ -20,7 +20,10 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from scalr_ray.gate import Check
+    from scalr_ray.jobs.backfill import Origin
     from scalr_ray.jobs.doctor import Finding
+    from scalr_ray.jobs.increment import RunOutcome
     from scalr_ray.jobs.progress import Progress
     from scalr_ray.jobs.release import Audited
     from scalr_ray.jobs.sdk import Scalr
@@ -137,13 +140,33 @@ class Session:
         if self.as_json:
             click.echo(json.dumps(_plain(audited), indent=2))
             return
+        _print(_check_table(audited.checks))
+        click.echo(f"{audited.record.batch_id}: {audited.record.state.value}")
+
+    def show_outcome(self, outcome: RunOutcome) -> None:
+        """What a run did, with the answers of the gate where it was asked."""
+        if self.as_json:
+            click.echo(json.dumps(_plain(outcome), indent=2))
+            return
+        if outcome.checks:
+            _print(_check_table(outcome.checks))
+        if outcome.accepted:  # a refusal ends the command with this line
+            click.echo(outcome.sentence)
+
+    def show_origins(self, origins: Sequence[Origin]) -> None:
+        """What became of each origin of a backfill."""
+        if self.as_json:
+            click.echo(json.dumps([_plain(origin) for origin in origins], indent=2))
+            return
         from rich.markup import escape
 
-        table = _table("", "check", "detail")
-        for check in audited.checks:
-            table.add_row(_mark(check.passed), check.name, escape(check.detail))
+        table = _table("origin", "translator", "events", "users", "verdict")
+        for origin in origins:
+            users = "-" if origin.users is None else f"{origin.users:,}"
+            counts = (f"{origin.events:,}", users)
+            when = f"{origin.as_of:%Y-%m-%d %H:%M}"
+            table.add_row(when, origin.translator or "-", *counts, escape(origin.verdict))
         _print(table)
-        click.echo(f"{audited.record.batch_id}: {audited.record.state.value}")
 
     def show_runs(self, runs: Sequence[RunRecord]) -> None:
         """Runs, newest first."""
@@ -189,6 +212,15 @@ class Session:
 
 
 pass_session = click.make_pass_decorator(Session)
+
+
+def _check_table(checks: Sequence[Check]) -> Table:
+    from rich.markup import escape
+
+    table = _table("", "check", "detail")
+    for check in checks:
+        table.add_row(_mark(check.passed), check.name, escape(check.detail))
+    return table
 
 
 def _metric_table(result: Mapping[str, Any]) -> Table:

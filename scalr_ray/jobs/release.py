@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
@@ -75,6 +76,8 @@ def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
 def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBatch:
     """Make an accepted batch visible to Feast in one commit; repeating it changes nothing.
 
+    The batches that it takes the place of are retired afterwards.
+
     Raises:
         GateRefused: the batch was rejected.
         UsageError: there is no such batch, or it has not been through the gate.
@@ -90,7 +93,42 @@ def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBa
                     to=BatchState.PUBLISHED,
                     snapshot_id=published.snapshot_id,
                 )
+        retire_replaced(workspace, batch.batch_id)
     return published
+
+
+def retire_replaced(workspace: Workspace, batch_id: str) -> None:
+    """Retire the published batches that a published batch takes the place of.
+
+    Each is taken out of the table first and then noted in the ledger, so that a crash in between
+    leaves something to be repeated here, and a crash before leaves too many events, never too few.
+    """
+    for batch in workspace.ledger.replaced_by(batch_id):
+        if batch.state is not BatchState.PUBLISHED:
+            continue
+        with workspace.progress.stage(f"Retire {batch.batch_id}, which {batch_id} replaces"):
+            if batch.batch_id in workspace.lake.published_batches():
+                workspace.lake.retire(batch.batch_id)
+            workspace.ledger.move_batch(
+                batch.batch_id,
+                expected=BatchState.PUBLISHED,
+                to=BatchState.RETIRED,
+                reason=f"replaced by {batch_id}",
+            )
+
+
+def published_mass(workspace: Workspace, batch: BatchRecord) -> float:
+    """The sum of the weights of the events that are published as of a batch's time and stay."""
+    apart = {batch.batch_id}
+    apart |= {other.batch_id for other in workspace.ledger.replaced_by(batch.batch_id)}
+    beside = sorted(set(workspace.lake.published_batches()) - apart)
+    if not beside:
+        return 0.0
+    rows = workspace.lake.read(
+        as_of=batch.as_of, batch_ids=beside, columns=("label", "sample_weight")
+    )
+    weights = rows["sample_weight"].filter(pc.greater(rows["label"], 0.0))
+    return float(pc.sum(weights).as_py() or 0.0)
 
 
 def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) -> BatchRecord:
@@ -132,6 +170,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         batch_id=batch.batch_id,
         max_psi=settings.max_psi,
         max_mass_frac=settings.max_mass_frac,
+        published_mass=published_mass(workspace, batch),
     )
     if settings.require_lift:
         checks += _lift_checks(translator, settings.min_gain_nats)

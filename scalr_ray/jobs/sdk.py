@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Any, Self
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.ingest import ImportResult
+from scalr_ray.jobs import backfill as backfilling
 from scalr_ray.jobs import doctor as doctoring
 from scalr_ray.jobs import evaluate as evaluating
 from scalr_ray.jobs import generate as generating
+from scalr_ray.jobs import increment as incrementing
 from scalr_ray.jobs import ingest, release
 from scalr_ray.jobs import train as training_stage
 from scalr_ray.jobs import tune as tuning
+from scalr_ray.jobs.backfill import Origin
 from scalr_ray.jobs.demo import DemoInput, run_demo
 from scalr_ray.jobs.doctor import Finding
 from scalr_ray.jobs.generate import Generated
+from scalr_ray.jobs.increment import RunOutcome
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.release import Audited
 from scalr_ray.jobs.train import Trained
@@ -39,7 +43,7 @@ class Scalr:
     with Scalr("feature_repo") as scalr:
         scalr.import_events("events.parquet")
         scalr.apply()
-        batch = scalr.run()
+        outcome = scalr.run()
     ```
 
     Args:
@@ -112,14 +116,32 @@ class Scalr:
         """Make the newest accepted batch, or a named one, visible to Feast."""
         return release.publish(self._workspace, batch_id=batch_id)
 
-    def run(self, as_of: str | datetime | None = None) -> Audited:
-        """Train, generate, audit, and publish if the gate accepts; returns what the gate said."""
-        trained = self.train(as_of)
-        batch = self.generate(trained.record.version).record
-        audited = self.gate(batch.batch_id)
-        if audited.accepted:
-            self.publish(batch.batch_id)
-        return audited
+    def run(self, as_of: str | datetime | None = None) -> RunOutcome:
+        """Publish what is new: train where that is due, generate, audit, and publish if accepted.
+
+        The first run is for everybody; see `scalr_ray.jobs.increment` for the later ones.
+        """
+        return incrementing.run(self._workspace, self._cut(as_of))
+
+    def backfill(
+        self, start: str | datetime, end: str | datetime, every: str | timedelta
+    ) -> list[Origin]:
+        """Do what runs at `start`, then every so often up to `end`, would have done.
+
+        Args:
+            start: the first time, in the past.
+            end: none of the times lies after it.
+            every: their distance, say `7d` or `12h`.
+
+        Returns:
+            What became of each time, in order; those that were done before are left as they are.
+        """
+        return backfilling.backfill(
+            self._workspace,
+            start=parse_time(start, "--from"),
+            end=parse_time(end, "--to"),
+            every=backfilling.parse_every(every),
+        )
 
     def evaluate(
         self, out: str | Path, batch_id: str | None = None, command: str = ""

@@ -19,7 +19,7 @@ from scalr_ray.core.errors import (
 )
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
-VERBS += ("runs", "demo", "doctor")
+VERBS += ("backfill", "runs", "demo", "doctor")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():
@@ -60,6 +60,8 @@ def test_without_a_verb_the_help_is_shown(capsys):
         (["demo", "--events", "a.parquet"], "--events needs --source and --target"),
         (["demo", "--events", "a.parquet", "--source", "x"], "--events needs --source and"),
         (["demo", "--events", "a.parquet", "--null"], "--null simulates"),
+        (["backfill"], "Missing option.*--from.*`scalr backfill --help`"),
+        (["backfill", "--from", "2026-01-01", "--to", "2026-02-01"], "Missing option.*--every"),
         (["--set", "--json"], None),
     ],
 )

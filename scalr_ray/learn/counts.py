@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,6 @@ from scipy import sparse
 from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.pairs import counts_to_keep
-from scalr_ray.offline_store.engine import Engine
 from scalr_ray.offline_store.limits import Limits
 from scalr_ray.translator.counts import PairRules
 from scalr_ray.translator.encode import Vocabulary
@@ -27,6 +27,11 @@ from scalr_ray.translator.prior import prior_mix_shares
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.weighing import Weighing
 
+if TYPE_CHECKING:  # it brings Feast, for which the workers of a cluster need not wait
+    from scalr_ray.offline_store.engine import Engine
+
+if TYPE_CHECKING:  # that one loads Feast, which a worker of the cluster does without
+    
 _DELAY_QUANTILES = 101
 # Without them an item with one or two owners has a huge lift by chance. On both directions of the
 # Amazon food and kitchen logs the validation likelihood rises up to about 20 and stays flat.

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import duckdb
 import numpy as np
@@ -24,13 +25,17 @@ import pyarrow.compute as pc
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import quote_text
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
-from scalr_ray.offline_store.engine import Engine
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.translator.counts import ONE, TYPE_ONE, PairCounts, PairRules
 from scalr_ray.translator.encode import Vocabulary, source_keys
 from scalr_ray.translator.noise import Bound, Noise, with_noise
 from scalr_ray.translator.weighing import Weighing
 
+if TYPE_CHECKING:  # it brings Feast, for which the workers of a cluster need not wait
+    from scalr_ray.offline_store.engine import Engine
+
+if TYPE_CHECKING:  # that one loads Feast, which a worker of the cluster does without
+    
 ROW_COLUMNS = ("user", "item", "type", "time")
 
 

@@ -29,3 +29,15 @@ def test_a_module_of_the_core_imports_neither_feast_nor_ray_nor_torch(module: st
         [sys.executable, "-c", PROBE, module], capture_output=True, text=True, check=True
     )
     assert probe.stdout.split() == []
+
+
+def test_a_worker_that_draws_loads_neither_feast_nor_torch():
+    # Feast takes a worker seconds to import, which every worker of every batch would wait for.
+    program = (
+        "import sys, scalr_ray.generate\n"
+        "print(*(name for name in ('feast', 'pyiceberg', 'torch') if name in sys.modules))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.split() == []

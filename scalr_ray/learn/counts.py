@@ -29,9 +29,6 @@ from scalr_ray.translator.weighing import Weighing
 
 if TYPE_CHECKING:  # it brings Feast, for which the workers of a cluster need not wait
     from scalr_ray.offline_store.engine import Engine
-
-if TYPE_CHECKING:  # that one loads Feast, which a worker of the cluster does without
-    
 _DELAY_QUANTILES = 101
 # Without them an item with one or two owners has a huge lift by chance. On both directions of the
 # Amazon food and kitchen logs the validation likelihood rises up to about 20 and stays flat.

@@ -33,9 +33,6 @@ from scalr_ray.translator.weighing import Weighing
 
 if TYPE_CHECKING:  # it brings Feast, for which the workers of a cluster need not wait
     from scalr_ray.offline_store.engine import Engine
-
-if TYPE_CHECKING:  # that one loads Feast, which a worker of the cluster does without
-    
 ROW_COLUMNS = ("user", "item", "type", "time")
 
 

@@ -134,11 +134,13 @@ def _attempted(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(N,) user and item of what a number of attempts gives, by user, then as drawn."""
     sums, nobody = np.cumsum(weights), np.empty(0, dtype=np.int64)
-    attempts = 4 * int(wanted.max(initial=0)) + 8
+    attempts = 4 * wanted + 8
     parts = [(nobody, nobody)]
-    for chunk in chunks(np.flatnonzero(wanted), attempts, _ATTEMPTS_AT_ONCE):
-        tried = _by_inversion(sums, user_keys[chunk], attempts, seed)
-        row, item = _first_allowed(tried, out[chunk], wanted[chunk])
+    for chunk in chunks(np.flatnonzero(wanted), attempts.max(initial=0), _ATTEMPTS_AT_ONCE):
+        tried = _by_inversion(sums, user_keys[chunk], attempts[chunk].max(), seed)
+        # When a user stops trying must not depend on who else is tried for.
+        late = np.arange(tried.shape[1]) >= attempts[chunk, None]
+        row, item = _first_allowed(tried, late, out[chunk], wanted[chunk])
         parts.append((chunk[row], item))
     rows, items = zip(*parts, strict=True)
     return np.concatenate(rows), np.concatenate(items)
@@ -155,14 +157,20 @@ def _by_inversion(
 
 
 def _first_allowed(
-    tried: NDArray[np.int64], out: sparse.csr_matrix, wanted: NDArray[np.int64]
+    tried: NDArray[np.int64],
+    late: NDArray[np.bool_],
+    out: sparse.csr_matrix,
+    wanted: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(N,) row and item of the first `wanted` (B,) distinct items tried that are not out."""
+    """(N,) row and item of the first `wanted` (B,) distinct items tried that are not out.
+
+    Attempts that come too late (B, A) do not count.
+    """
     users, items = out.shape
-    pair = (np.arange(users)[:, None] * items + tried).ravel()
-    barred = np.repeat(np.arange(users), np.diff(out.indptr)) * items + out.indices
+    pair = (np.arange(users)[:, None] * items + tried)[~late]
+    taken = np.repeat(np.arange(users), np.diff(out.indptr)) * items + out.indices
     distinct, first = np.unique(pair, return_index=True)
-    accepted = np.sort(first[np.isin(distinct, barred, invert=True)])
+    accepted = np.sort(first[np.isin(distinct, taken, invert=True)])
     row, item = np.divmod(pair[accepted], items)
     kept = ranks(row) < wanted[row]
     return row[kept], item[kept]

@@ -230,3 +230,20 @@ def test_delays_of_different_items_of_a_user_are_independent():
     delays = delays_of(draw(plan([0], [triggered], slots=2), model), triggered)
     correlation = stats.spearmanr(delays[::2], delays[1::2]).statistic
     assert abs(correlation) < 5 / USERS**0.5
+
+
+def test_the_cut_to_the_likeliest_is_renormalised():
+    model = translator(NO_COUNTS, prior=PRIOR, marginal=[1] * 5, alpha=0.0)
+    drawn = draw(plan([0], [0], slots=2), model, temperature=1.0, top_p=0.8)
+    observed = [tuple(row) for row in item_slots(drawn).tolist()]
+    assert_follows(observed, chosen_after_another(PRIOR[:3], 2))
+    share = {f"t{item}": weight / sum(PRIOR[:3]) for item, weight in enumerate(PRIOR[:3])}
+    expected = [share[item] for item in drawn["item_id"].to_pylist()]
+    np.testing.assert_allclose(drawn["propensity"], expected, rtol=1e-5)
+
+
+def test_the_likeliest_are_taken_by_everybody_where_nothing_is_left_to_chance():
+    model = translator(NO_COUNTS, prior=[4, 8, 2, 2, 2], marginal=[1] * 5, alpha=0.0)
+    drawn = draw(plan([0], [0], slots=3), model, strategy="top", top_p=0.1, temperature=9.0)
+    assert {tuple(row) for row in item_slots(drawn).tolist()} == {(1, 0, 2)}
+    assert set(drawn["propensity"].to_pylist()) == {1.0}

@@ -18,6 +18,7 @@ NOTHING = Gain(estimate=0.0, low=-0.1, high=0.1)
 BAD = Gain(estimate=-0.2, low=-0.3, high=-0.1)
 TRIAL = Trial(
     weight_scale=0.03,
+    decay_events=0.0,
     users={"all": 200, "hidden": 120, "warm": 80},
     over_real={"all": GOOD, "hidden": GOOD, "warm": NOTHING},
     over_placebo={"all": GOOD, "hidden": GOOD, "warm": NOTHING},
@@ -109,6 +110,7 @@ def test_with_few_newcomers_all_users_are_asked(tmp_path):
 def test_with_hardly_anybody_the_trial_cannot_tell(tmp_path):
     lonely = Trial(
         weight_scale=0.03,
+        decay_events=0.0,
         users={"all": 1, "hidden": 1, "warm": 0},
         over_real={},
         over_placebo={},

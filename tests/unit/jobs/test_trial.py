@@ -7,19 +7,20 @@ from datetime import datetime
 import numpy as np
 import pytest
 from scipy import stats
-from small_drawings import SCHEMA, Drawing, small_drawing
 from small_worlds import day, domain_tables, event_table, matrix, quantile_day
 
-from scalr_ray.core.config import ScalrConfig
+from scalr_ray.core.config import ScalrConfig, WeightSettings
+from scalr_ray.generate import Catalogue
 from scalr_ray.jobs.arms import Holdout
+from scalr_ray.jobs.drawing import decays
+from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.trial import (
     Gain,
     Stage,
     Trial,
-    _best_scale,
+    _best_weights,
     _gains,
     _newcomers,
-    draw_locally,
     run_trial,
     trainings,
 )
@@ -106,13 +107,16 @@ def test_the_best_weight_gains_most_where_no_warm_users_lose():
     def gains(warm_gain, hidden_gain):
         return noise + np.where(warm, warm_gain, hidden_gain)
 
-    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(0.1, 0.3)}, real, test) == 0.1
+    little, much, wide = (0.0, 0.03), (0.0, 0.1), (3.0, 0.03)
+    assert _best_weights({little: gains(0.0, 0.1), much: gains(0.1, 0.3)}, real, test) == much
     # A loss within its interval does not decide; one beyond it does, whatever others gain.
-    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(-0.01, 0.3)}, real, test) == 0.1
-    assert _best_scale({0.03: gains(0.0, 0.1), 0.1: gains(-0.5, 9.0)}, real, test) == 0.03
-    assert _best_scale({0.1: gains(-0.5, 9.0), 0.03: gains(-0.6, 0.1)}, real, test) == 0.03
+    assert _best_weights({little: gains(0.0, 0.1), much: gains(-0.01, 0.3)}, real, test) == much
+    assert _best_weights({little: gains(0.0, 0.1), much: gains(-0.5, 9.0)}, real, test) == little
+    assert _best_weights({much: gains(-0.5, 9.0), little: gains(-0.6, 0.1)}, real, test) == little
+    assert _best_weights({wide: gains(0.2, 0.2), much: gains(0.0, 0.3)}, real, test) == wide
     nobody_warm = segments([False] * 40)
-    assert _best_scale({0.03: gains(-0.6, 0.1), 0.1: gains(-0.5, 9.0)}, real, nobody_warm) == 0.1
+    tried = {little: gains(-0.6, 0.1), much: gains(-0.5, 9.0)}
+    assert _best_weights(tried, real, nobody_warm) == much
 
 
 def trial(**changes) -> Trial:
@@ -123,6 +127,7 @@ def trial(**changes) -> Trial:
     return replace(
         Trial(
             weight_scale=0.03,
+            decay_events=0.0,
             users={"all": 80, "hidden": 60, "warm": 20},
             over_real=gains,
             over_placebo=dict(gains),
@@ -143,31 +148,6 @@ def test_the_focus_is_on_newcomers_where_there_are_enough(hidden, focus):
     who = {"hidden": "users without target history", "all": "all users"}[focus]
     estimate = {"hidden": "+0.200", "all": "+0.100"}[focus]
     assert asked.sentence.startswith(f"{who}: {estimate} nats per event [")
-
-
-@pytest.fixture(scope="module")
-def drawing() -> Drawing:
-    return small_drawing()
-
-
-def test_local_drawing_does_not_depend_on_its_blocks(drawing):
-    whole = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 10_000)
-    blocks = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 7)
-    assert whole.num_rows > 0
-    assert whole.schema.names == SCHEMA.names
-    assert blocks.equals(whole)
-
-
-def test_refused_rows_are_not_drawn_and_no_users_give_no_rows(drawing):
-    strict = replace(drawing.settings, likelihood_floor=0.05)
-    kept = draw_locally(drawing.plan, drawing.translator, strict, SCHEMA, 50)
-    every = draw_locally(drawing.plan, drawing.translator, drawing.settings, SCHEMA, 50)
-    assert 0 < kept.num_rows < every.num_rows
-    assert min(kept["likelihood"].to_pylist()) >= 0.05
-    nobody = drawing.plan.slice(0, 0)
-    empty = draw_locally(nobody, drawing.translator, drawing.settings, SCHEMA, 50)
-    assert empty.num_rows == 0
-    assert empty.schema.names == SCHEMA.names
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +177,16 @@ STRENGTH = Strength(shrinkage=1.0, alpha=1.0)
 MIX = PriorMix.recent(window_days=90, background=0.01)
 
 
-def try_out(events: TrainingEvents, start: datetime, end: datetime) -> tuple[Trial, list[int]]:
+def try_out(
+    events: TrainingEvents, start: datetime, end: datetime, config: ScalrConfig = CONFIG
+) -> tuple[Trial, list[int]]:
     steps: list[int] = []
     stage = Stage.of(events.as_of(end).compact(), validation_cut=start, cutoff=end, seed=0)
     translator = translator_as_of(stage.visible, start, strength=STRENGTH, mix=MIX)
-    found = run_trial(stage, translator, CONFIG, window_days=90, advance=steps.append)
+    around = Surroundings(catalogue=Catalogue.everything(len(translator.target_items)))
+    found = run_trial(
+        stage, translator, config, window_days=90, advance=steps.append, around=around
+    )
     return found, steps
 
 
@@ -213,3 +198,23 @@ def test_a_trial_trains_what_it_announces_and_repeats_to_the_last_bit(planted):
     assert first.weight_scale in CONFIG.weights.scales
     assert first.users["all"] == first.users["hidden"] + first.users["warm"]
     assert first.users["hidden"] > 0
+    assert first.decay_events == 0.0
+
+
+def test_how_weight_falls_with_history_can_be_chosen_by_the_trial(planted):
+    auto = CONFIG.model_copy(update={"weights": WeightSettings(scales=(0.1,), decay_events="auto")})
+    found, steps = try_out(*planted, auto)
+    assert sum(steps) == trainings(auto) == 5
+    assert found.decay_events in decays(auto)
+
+
+def test_the_mass_bounds_the_weight_that_is_tried(planted):
+    free, _ = try_out(*planted, with_mass(None))
+    loose, _ = try_out(*planted, with_mass(1000.0))
+    tight, _ = try_out(*planted, with_mass(1e-4))
+    assert loose == free
+    assert abs(tight.over_real["all"].estimate) < abs(free.over_real["all"].estimate) / 5
+
+
+def with_mass(mass_frac: float | None) -> ScalrConfig:
+    return CONFIG.model_copy(update={"weights": WeightSettings(scales=(0.1,), mass_frac=mass_frac)})

@@ -165,35 +165,64 @@ def known(users: pa.Table, as_of: datetime) -> Users:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Histories:
+    """What is looked at of U users, in the codes of the plan.
+
+    Attributes:
+        source: source events.
+        fresh: (N,) which of them may trigger something.
+        own: target events on items that the plan has a code for.
+        own_events: (U,) number of distinct target items, of those without a code too.
+    """
+
+    source: CodedEvents
+    fresh: NDArray[np.bool_]
+    own: CodedEvents
+    own_events: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, events: TrainingEvents, rules: PlanRules, coding: Coding) -> Self:
+        seen = events.as_of(rules.as_of)
+        own = seen.target_log.firsts_by_type()
+        own = own.where(_are_newest(own, np.zeros(len(own), np.int64), rules.history_events))
+        # All target history counts, also that on items the translator has never seen.
+        own_events = np.bincount(own.firsts().users, minlength=len(events.users))
+        own = replace(own, items=coding.target_items.codes(events.target_items.ids)[own.items])
+
+        source = seen.source_log.firsts_by_type()
+        # After an event in the very last microsecond there is no time left for one that follows.
+        source = source.where(source.times < to_micros(rules.as_of) - 1)
+        domains = source_domains(events.source_items.ids).dictionary_encode()
+        domain = domains.indices.to_numpy()[source.items]
+        keep = _are_newest(source, domain, rules.history_events)
+        fresh = source.appear > _watermarks(domains.dictionary, rules)[domain]
+        item = coding.source_items.codes(events.source_items.ids)[source.items]
+        if not coding.keeps_unknown:
+            keep &= item >= 0
+        return cls(
+            source=replace(source, items=item).where(keep),
+            fresh=fresh[keep],
+            own=own.where(own.items >= 0),
+            own_events=own_events,
+        )
+
+    def share_fresh(self) -> NDArray[np.float64]:
+        """(U,) the share of each user's source events that may trigger something."""
+        users = len(self.own_events)
+        fresh = np.bincount(self.source.users[self.fresh], minlength=users)
+        return np.asarray(fresh / np.maximum(np.bincount(self.source.users, minlength=users), 1))
+
+
 def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
-    seen, users = events.as_of(rules.as_of), len(events.users)
-    source = seen.source_log.firsts_by_type()
-    # After an event in the very last microsecond there is no time left for one that follows it.
-    source = source.where(source.times < to_micros(rules.as_of) - 1)
-    domains = source_domains(events.source_items.ids).dictionary_encode()
-    domain = domains.indices.to_numpy()[source.items]
-    keep = _are_newest(source, domain, rules.history_events)
-    source, domain = source.where(keep), domain[keep]
-    own = seen.target_log.firsts_by_type()
-    own = own.where(_are_newest(own, np.zeros(len(own), np.int64), rules.history_events))
-    # All target history counts, also that on items the translator has never seen.
-    own_events = np.bincount(own.firsts().users, minlength=users)
-    fresh = source.appear > _watermarks(domains.dictionary, rules)[domain]
-    item = coding.source_items.codes(events.source_items.ids)[source.items]
-    usable = np.full(len(source), fill_value=True) if coding.keeps_unknown else item >= 0
-    source = replace(source, items=item).where(usable)
-    fresh = fresh[usable]
-    own = replace(own, items=coding.target_items.codes(events.target_items.ids)[own.items])
-    own = own.where(own.items >= 0)
-
-    weight = history_weight(own_events, rules.decay_events)
+    users = len(events.users)
+    histories = _Histories.of(events, rules, coding)
+    weight = history_weight(histories.own_events, rules.decay_events)
     user_key = id_keys(events.users.ids)
-    events_each = np.bincount(source.users, minlength=users)
-    share = np.bincount(source.users[fresh], minlength=users) / np.maximum(events_each, 1)
-    slots = _slots(own_events, share, user_key, rules)
+    slots = _slots(histories.own_events, histories.share_fresh(), user_key, rules)
     chosen = np.flatnonzero((slots > 0) & (weight > _LEAST_WEIGHT))
-
     types = coding.event_types.codes(events.event_types.ids)
+    nothing = pa.array(np.zeros(len(chosen) + 1, np.int64)), pa.array([], pa.int64())
     return pa.table(
         {
             "user_id": events.users.ids.take(pa.array(chosen)),
@@ -201,9 +230,9 @@ def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
             "slots": pa.array(slots[chosen], pa.int64()),
             "weight": pa.array(weight[chosen], pa.float64()),
             "group": pa.array(np.zeros(len(chosen), dtype=np.int64)),
-            "taken": pa.array([[]] * len(chosen), pa.large_list(pa.int64())),
-            "source": _lists(source, types, chosen, users, fresh=fresh),
-            "own": _lists(own, types, chosen, users),
+            "taken": pa.LargeListArray.from_arrays(*nothing),
+            "source": _lists(histories.source, types, chosen, users, fresh=histories.fresh),
+            "own": _lists(histories.own, types, chosen, users),
         }
     )
 

@@ -78,11 +78,11 @@ class Block:
         users: what the translator is told of them.
         keys: (B,) what their draws are keyed by.
         slots: (B,) how many items to draw; 0 for a user without an event that may trigger.
-        group: (B,) row of `possible`.
+        group: (B,) row of `allowed`.
         barred: (B, I) items that they own, or that were proposed to them before: never drawn, so
             that no synthetic event repeats a real one or another one.
-        possible: (G, I) items that may be proposed to a group: allowed, seen before the cut, and
-            with a prior.
+        allowed: (G, I) items that may be proposed to a group, if they are there.
+        there: (I,) items that were seen before the cut, and have a prior.
         may_trigger: (E,) of `users.source`: fresh, with room for an event before the cut.
     """
 
@@ -91,7 +91,8 @@ class Block:
     slots: NDArray[np.int64]
     group: NDArray[np.int64]
     barred: sparse.csr_matrix
-    possible: NDArray[np.bool_]
+    allowed: NDArray[np.bool_]
+    there: NDArray[np.bool_]
     may_trigger: NDArray[np.bool_]
 
     @classmethod
@@ -123,24 +124,24 @@ class Block:
             slots=np.where(able, planned["slots"].to_numpy(), 0),
             group=group,
             barred=_barred(users, planned["taken"].combine_chunks(), items),
-            possible=catalogue.allowed
-            & (translator.first_seen < to_micros(as_of))
-            & np.isfinite(translator.log_prior),
+            allowed=catalogue.allowed,
+            there=(translator.first_seen < to_micros(as_of)) & np.isfinite(translator.log_prior),
             may_trigger=may_trigger,
         )
 
     def by_group(
         self, wanted: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64]]]:
-        """(I,) possible items and the users of each group, without those who want nothing.
+        """(I,) items that may be proposed and users of each group, without who wants nothing.
 
         Args:
             wanted: (B,) how many items each user wants.
         """
         for group in np.unique(self.group):
             rows = np.flatnonzero((self.group == group) & (wanted > 0))
-            if rows.size and self.possible[group].any():
-                yield self.possible[group], rows
+            possible = self.allowed[group] & self.there
+            if rows.size and possible.any():
+                yield possible, rows
 
 
 def _barred(users: Users, taken: pa.LargeListArray, items: int) -> sparse.csr_matrix:

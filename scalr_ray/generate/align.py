@@ -8,7 +8,7 @@ thinned grow, and the step is taken again. All those steps together are one fami
     keep_b = min(1, c * target_b / synthetic_b),
 
 with c falling from 1 to the least ratio of synthetic to target, where the shares agree. A bucket
-with hardly any rows would pull c to 0; c therefore stops where half of the rows are left, even
+with hardly any rows would pull c to 0; c therefore stops where a quarter of the rows is left, even
 where that is above 1.
 
 A row stays when its keyed `thinning` value lies below `keep` of its item, and the cap of rows per
@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-# No more than half of what was drawn is thrown away for the sake of equal shares.
-LEAST_KEPT_FRAC = 0.5
+# No more than three quarters of what was drawn are thrown away for the sake of equal shares.
+LEAST_KEPT_FRAC = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,9 +74,9 @@ def test_no_more_is_thrown_away_than_the_bound_allows(pair, least):
 
 
 def test_rows_of_a_bucket_that_the_target_does_not_have_never_stay():
-    keep = keep_fractions(np.array([0.0, 2.0, 2.0]), np.array([5.0, 1.0, 3.0]))
+    keep = keep_fractions(np.array([0.0, 2.0, 2.0]), np.array([9.0, 1.0, 1.0]))
     assert keep[0] == 0
-    # Only half may be thrown away, and five of nine rows are gone: the others all stay.
+    # Only three quarters may be thrown away, and nine rows of eleven are gone: the others stay.
     assert keep[1:].tolist() == [1.0, 1.0]
 
 

@@ -18,7 +18,7 @@ from refine_rows import SCHEMA, drawn_rows, observed_target, settings, written
 from scalr_ray.generate.refine import RefinementReport, fit_refinement, refine
 
 ITEMS = 40
-ROWS = 3000
+ROWS = 9000
 
 
 def example(rows=ROWS):
@@ -53,7 +53,7 @@ CHOSEN = settings(
     density_clip=4.0,
     likelihood_power=0.5,
     age_half_life_days=30.0,
-    mass_frac=0.1,
+    mass_frac=0.05,
 )
 REFINEMENT, REPORT = fit_refinement(DRAWN, OBSERVED, CHOSEN)
 WHOLE = refine(DRAWN, REFINEMENT, SCHEMA)

@@ -45,7 +45,7 @@ class Best:
         counts = torch.bincount(row, minlength=len(scores))
         begin = self.fill - (counts.cumsum(0) - counts)
         place = begin[row] + torch.arange(len(row), device=row.device)
-        self._keys[row, place] = _keys(value, item + start)
+        self._keys[row, place] = sort_keys(value, item + start)
         self.fill += counts
         if int(self.fill.max()) + self._chunk > self._keys.shape[1]:
             self._keep_best()
@@ -98,7 +98,7 @@ def room(items: int, k: int) -> int:
     return min(items, max(2 * k, 2 * step * rank))
 
 
-def _keys(scores: Tensor, items: Tensor) -> Tensor:
+def sort_keys(scores: Tensor, items: Tensor) -> Tensor:
     """int64 that sort by score, then by falling item."""
     # Adding 0 makes -0 and 0 equal. As integers, negative floats sort the wrong way round.
     bits = (scores + 0.0).view(torch.int32)

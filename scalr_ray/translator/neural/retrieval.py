@@ -62,7 +62,7 @@ def retrieve(
                 wanted,
                 barred_items(barred[start:stop], known, translator.device),
             )
-            parts.append(_coded(found, known.codes, width, everything=everything))
+            parts.append(coded(found, known.codes, width, by_code=everything))
         return joined(parts)
 
 
@@ -78,17 +78,19 @@ def barred_items(barred: sparse.csr_matrix, known: KnownItems, device: torch.dev
     )
 
 
-def _coded(found: Found, codes: NDArray[np.int64], width: int, *, everything: bool) -> Shortlist:
-    """The same under the codes of the catalogue, in `width` columns."""
-    items, evidence = _numpy(found.items), _numpy(found.evidence)
-    columns = codes if everything else np.arange(items.shape[1])
+def coded(
+    found: Found, codes: NDArray[np.int64], width: int, *, by_code: bool = False
+) -> Shortlist:
+    """The same under the codes of the items, in `width` columns: the first, or that of the code."""
+    items = _numpy(found.items)
+    columns = codes if by_code else np.arange(items.shape[1])
     listed = Shortlist(
-        items=np.full((len(items), width), -1),
+        items=np.full((len(items), width), -1, dtype=np.int64),
         evidence=np.zeros((len(items), width), dtype=np.float32),
         log_norm=_numpy(found.log_norm),
     )
     listed.items[:, columns] = np.where(items >= 0, codes[items], -1)
-    listed.evidence[:, columns] = evidence
+    listed.evidence[:, columns] = _numpy(found.evidence)
     return listed
 
 

@@ -174,7 +174,11 @@ def _scan(
         lists.add(scores, start)
     items, scores = lists.listed()
     over_prior = of_evidence.value - torch.logsumexp(table.log_prior.double(), 0)
-    evidence = _match(queries, table, items.clamp(min=0), scores, wanted.exponent)
+    some = items.clamp(min=0)
+    if wanted.exponent < _SMALLEST_EXPONENT:
+        evidence = products(queries, table, some)
+    else:
+        evidence = (scores - table.log_prior[some]) / wanted.exponent
     return Found(
         items=items,
         evidence=torch.where(items >= 0, evidence - over_prior.float()[:, None], 0.0),
@@ -187,17 +191,14 @@ def _log_norm(total: Tensor, over_prior: Tensor, wanted: Wanted) -> Tensor:
     return (total - over_prior * (wanted.alpha / wanted.temperature)).float()
 
 
-def _match(
-    queries: Tensor, table: ItemTable, items: Tensor, scores: Tensor, exponent: float
-) -> Tensor:
-    """(U, K) what each query makes of its items, from their scores where these tell."""
-    if exponent >= _SMALLEST_EXPONENT:
-        prior = table.log_prior[items]
-        return (scores - prior) / exponent
-    step = max(1, _LIST_BYTES // (4 * items.shape[1] * queries.shape[1]))
+def products(queries: Tensor, table: ItemTable, items: Tensor) -> Tensor:
+    """(U, K) what each query makes of its items (U, K)."""
+    step = max(1, _LIST_BYTES // (4 * max(items.shape[1], 1) * queries.shape[1]))
     parts = [
-        torch.einsum("uw,ukw->uk", queries[at : at + step, :-1], table.vectors[some][..., :-1])
-        for at, some in zip(range(0, len(items), step), torch.split(items, step), strict=True)
+        torch.einsum("uw,ukw->uk", some, table.vectors[listed][..., :-1])
+        for some, listed in zip(
+            torch.split(queries[:, :-1], step), torch.split(items, step), strict=True
+        )
     ]
     return torch.cat(parts)
 

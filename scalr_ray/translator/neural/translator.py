@@ -20,12 +20,13 @@ from torch.nn import functional
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.translator.encode import Vocabulary
-from scalr_ray.translator.histories import Users
+from scalr_ray.translator.histories import EventLists, Users
 from scalr_ray.translator.neural.asking import Asked
 from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate
 from scalr_ray.translator.neural.candidates import AGE_DAYS, age_classes
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.scan import ItemTable
+from scalr_ray.translator.prior import DAY_MICROS
 
 # Scores of a chunk of users, and vectors of a chunk of (candidate, token) pairs: 256 MB each.
 _CHUNK_SCORES = 1 << 26
@@ -161,6 +162,29 @@ class NeuralTranslator:
         if batch.features is None:
             queries[batch.query_positions < 0] = 0.0
         return functional.pad(queries, (0, 1), value=1.0)
+
+    def some_queries(self, as_of: int) -> Tensor:
+        """(N, D + A + 1) what users would ask of whom one source event is known, for some items.
+
+        Nothing is made of user features.
+        """
+        known = len(self.source_items)
+        items = np.unique(np.linspace(0, known - 1, min(known, _CHUNK_USERS)).astype(np.int64))
+        nothing = np.empty(0, dtype=np.int64)
+        source, own = (
+            EventLists(
+                offsets=np.arange(len(items) + 1) * (len(events) > 0),
+                items=events,
+                times=np.full(len(events), as_of - DAY_MICROS),
+                types=np.full(len(events), -1),
+                values=np.full(len(events), np.nan, dtype=np.float32),
+            )
+            for events in (items, nothing)
+        )
+        users = Users(as_of=as_of, source=source, own=own)
+        rows = Asked.of(users, self.net.shape.length).rows(users)
+        states = self.net.states(collate(rows).to(self.device))
+        return functional.pad(self.net.queries(states), (0, 1), value=1.0)
 
     def known_items(self, as_of: int) -> KnownItems:
         """The items that the prior knows as of a time, microseconds since 1970.

@@ -171,7 +171,7 @@ def test_lists_that_run_full_keep_the_best(monkeypatch):
 @example([0.0, -0.0, 1.0])
 def test_keys_sort_like_the_score_then_the_lower_item(values):
     scores, items = torch.tensor(values), torch.arange(len(values))
-    keys = best._keys(scores, items)
+    keys = best.sort_keys(scores, items)
     by_key = sorted(range(len(values)), key=lambda at: -int(keys[at]))
     assert by_key == sorted(range(len(values)), key=lambda at: (-values[at], at))
     assert torch.equal(best._values(keys), scores + 0.0)

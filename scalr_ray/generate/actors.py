@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -160,14 +161,16 @@ class DrawFolder:
 
 
 class Drawer:
-    """An actor: holds the translator, warmed, and draws for one bucket after the other."""
+    """An actor: holds the translator, warmed, and draws for one bucket after the other.
+
+    It is made ready by its first call: what goes wrong in a constructor Ray reports as a worker
+    that died, and what goes wrong in a call as what it is.
+    """
 
     def __init__(self, shared: ray.ObjectRef[DrawTask], folder: DrawFolder, *, gpu: bool) -> None:
-        self._task = ray.get(shared)
+        self._shared = shared
         self._folder = folder
-        if gpu:
-            self._task.translator.net.to("cuda")
-        _warm_up(self._task)
+        self._gpu = gpu
 
     def __call__(self, buckets: pa.Table) -> pa.Table:
         """Draw for the buckets named; one row of counts, as JSON, for each."""
@@ -176,6 +179,14 @@ class Drawer:
             for bucket in buckets["bucket"].to_pylist()
         ]
         return pa.table({"counts": [counts.json for counts in counted]})
+
+    @cached_property
+    def _task(self) -> DrawTask:
+        task: DrawTask = ray.get(self._shared)
+        if self._gpu:
+            task.translator.net.to("cuda")
+        _warm_up(task)
+        return task
 
 
 def draw_bucket(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:

@@ -19,6 +19,7 @@ import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -235,17 +236,19 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
         return
     gpus = int(ray.cluster_resources().get("GPU", 0)) if task.translator.kind == "neural" else 0
     workers = gpus or int(ray.cluster_resources().get("CPU", 1))
-    drawing = _blocks_of(pending).map_batches(
-        Drawer,
-        fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
-        batch_size=None,
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(pending)))),
-        num_cpus=1,
-        num_gpus=1 if gpus else None,
-        max_task_retries=_TASK_RETRIES,
-        max_restarts=_ACTOR_RESTARTS,
-    )
+    actors = ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(pending))))
+    with _told_of_retries():
+        drawing = _blocks_of(pending).map_batches(
+            Drawer,
+            fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=actors,
+            num_cpus=1,
+            num_gpus=1 if gpus else None,
+            max_task_retries=_TASK_RETRIES,
+            max_restarts=_ACTOR_RESTARTS,
+        )
     for row in _rows_of(drawing):
         yield DrawCounts.parse(row["counts"])
 
@@ -276,10 +279,9 @@ def refine_bucket(
         parquet_rows(to.staged / name) as staged_file,
         parquet_rows(to.refused / name) as refused_file,
     ):
-        for path, is_refused in ((folder.refused(bucket), True), (folder.drawn(bucket), False)):
+        for path in (folder.refused(bucket), folder.drawn(bucket)):
             for rows in _row_groups(path):
-                told = rows if is_refused else refine(rows, refinement, schema)
-                told = told.select([*schema.names, "reason"])
+                told = refine(rows, refinement, schema)
                 kept = told.filter(pc.is_null(told["reason"]))
                 refused = told.filter(pc.is_valid(told["reason"]))
                 staged_file.write_some(kept.select(schema.names).cast(schema))
@@ -308,13 +310,19 @@ def _blocks_of(buckets: Sequence[int]) -> Dataset:
 
 
 def _of_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterator[dict[str, Any]]:
-    with warnings.catch_warnings():
-        # Ray 2.60 calls `max_retries` deprecated and has nothing else that bounds the retries.
-        warnings.simplefilter("ignore", RayDeprecationWarning)
+    with _told_of_retries():
         tasks = blocks.map_batches(
             step, batch_size=None, batch_format="pyarrow", max_retries=_TASK_RETRIES
         )
     return _rows_of(tasks)
+
+
+@contextmanager
+def _told_of_retries() -> Iterator[None]:
+    """Ray 2.60 calls arguments that bound retries deprecated, and has nothing else for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
 
 
 def _rows_of(rows: Dataset) -> Iterator[dict[str, Any]]:

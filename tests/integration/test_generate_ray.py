@@ -276,7 +276,7 @@ def test_a_batch_that_is_refused_whole_stages_nothing(drawing, work, tmp_path):
 def test_what_is_told_of_users_reaches_the_kernel(drawing, work):
     allowed = np.ones((2, len(drawing.translator.target_items)), dtype=bool)
     allowed[1, ::2] = False
-    catalogue = Catalogue(allowed=allowed)
+    catalogue = replace(Catalogue.everything(allowed.shape[1]), allowed=allowed)
 
     def is_odd(users):
         return [int(user[-1]) % 2 for user in users.to_pylist()]

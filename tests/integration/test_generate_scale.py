@@ -1,0 +1,89 @@
+"""Generation by one and by four workers, for users of very different size, from a real store."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from generation_runs import bucketed, expected_rows, rows_in, task_of
+from small_drawings import small_drawing
+from small_worlds import event_table
+
+from scalr_ray.core.clock import to_micros
+from scalr_ray.generate import draw_batch
+from scalr_ray.generate.actors import DrawFolder, draw_bucket
+from scalr_ray.offline_store.cluster import ray_session
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray sets deprecated options of its own while it makes its default context.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
+]
+
+
+@pytest.fixture(scope="module")
+def drawing():
+    return small_drawing()
+
+
+@contextmanager
+def workers(cpus):
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
+        before = os.environ.get("RAY_TMPDIR")
+        os.environ["RAY_TMPDIR"] = short
+        try:
+            with ray_session(cpus):
+                yield
+        finally:
+            os.environ.pop("RAY_TMPDIR")
+            if before is not None:
+                os.environ["RAY_TMPDIR"] = before
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+def test_so_many_workers_draw_the_same(drawing, tmp_path, cpus):
+    buckets = bucketed(drawing, tmp_path / "buckets", users=10)
+    assert buckets.counts.buckets > 4
+    with workers(cpus):
+        batch = draw_batch(task_of(drawing, buckets), tmp_path)
+    assert rows_in(*batch.paths).equals(expected_rows(drawing))
+
+
+def with_bot(drawing, events):
+    """The drawing with a user of so many source events, on the items that others have."""
+    items = drawing.source["item_id"].unique().to_pylist()
+    last = (to_micros(drawing.settings.as_of) - 1) / 86_400e6 - 20_454  # days after the first
+    rows = [
+        ("bot", items[at % len(items)] if at % 3 else f"own-{at}", last * at / events)
+        for at in range(events)
+    ]
+    return replace(
+        drawing, source=pa.concat_tables([drawing.source, event_table(rows, "source", "bot")])
+    )
+
+
+def test_a_user_with_very_many_events_is_cut_to_the_newest_and_breaks_nothing(drawing, tmp_path):
+    skewed = with_bot(drawing, 100_000)
+    buckets = bucketed(skewed, tmp_path / "buckets", history_events=50)
+    assert buckets.counts.left_out > 30_000
+    with workers(2):
+        batch = draw_batch(task_of(skewed, buckets, history_events=50), tmp_path)
+    rows = rows_in(*batch.paths)
+    assert rows.equals(expected_rows(skewed, history_events=50))
+    assert "bot" in rows["user_id"].to_pylist()
+
+
+def test_blocks_within_a_bucket_change_nothing(drawing, tmp_path, monkeypatch):
+    monkeypatch.setattr("scalr_ray.generate.actors._BLOCK_ROWS", 40)
+    buckets = bucketed(drawing, tmp_path / "buckets", users=1000)
+    folder = DrawFolder(folder=tmp_path)
+    folder.make()
+    counts = draw_bucket(task_of(drawing, buckets), folder, 0)
+    assert rows_in(folder.drawn(0)).equals(expected_rows(drawing))
+    assert pq.ParquetFile(folder.drawn(0)).num_row_groups > 10
+    assert counts.drawn == expected_rows(drawing).num_rows

@@ -184,9 +184,16 @@ class Drawer:
     def _task(self) -> DrawTask:
         task: DrawTask = ray.get(self._shared)
         if self._gpu:
-            task.translator.net.to("cuda")
+            _move_to_gpu(task.translator)
         _warm_up(task)
         return task
+
+
+def _move_to_gpu(translator: Translator) -> None:
+    from scalr_ray.translator.neural.translator import NeuralTranslator
+
+    assert isinstance(translator, NeuralTranslator), "no other kind makes use of one"
+    translator.net.to("cuda")
 
 
 def draw_bucket(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:

@@ -11,7 +11,9 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,8 +21,19 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bar,
 )
+from rich.text import Text
+
+_LINE_EVERY_S = 30.0
 
 Advance = Callable[[int], None]
+
+
+class _Rate(ProgressColumn):
+    """Units per second, lately."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
 
 
 class Progress:
@@ -38,13 +51,16 @@ class Progress:
     def stage(self, title: str, *, total: int | None = None) -> Iterator[Advance]:
         """Show a stage while the block runs; call what is yielded with the units just done."""
         started = time.perf_counter()
-        if self._console is None or not self._console.is_terminal:
-            yield lambda _: None  # a bar redraws itself, which a file or a pipe cannot show
+        if self._console is None:
+            yield lambda _: None
+        elif not self._console.is_terminal:
+            # A bar redraws itself, which a file or a pipe cannot show.
+            yield _Lines(self, title, total).advance
         else:
             with Bar(
                 SpinnerColumn(),
                 TextColumn("{task.description}", markup=False),
-                *([] if total is None else [BarColumn(), MofNCompleteColumn()]),
+                *([] if total is None else [BarColumn(), MofNCompleteColumn(), _Rate()]),
                 TimeElapsedColumn(),
                 *([] if total is None else [TimeRemainingColumn()]),
                 console=self._console,
@@ -62,3 +78,25 @@ class Progress:
         """Print a line under the current stage."""
         if self._console is not None:
             self._console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
+
+
+class _Lines:
+    """What is done of a stage, in a line every half minute."""
+
+    def __init__(self, progress: Progress, title: str, total: int | None) -> None:
+        self._progress, self._title, self._total = progress, title, total
+        self._started = self._told = time.monotonic()
+        self._done = 0
+
+    def advance(self, units: int) -> None:
+        """Count units that were just done."""
+        self._done += units
+        now = time.monotonic()
+        if now - self._told < _LINE_EVERY_S or self._total is None:
+            return
+        self._told = now
+        rate = self._done / (now - self._started)
+        left_s = max(self._total - self._done, 0) / rate if rate else float("inf")
+        self._progress.note(
+            f"{self._title}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, {left_s:,.0f} s left"
+        )

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
+from scalr_ray.generate.refine_report import RefinementReport
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain
@@ -171,10 +172,17 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         max_psi=settings.max_psi,
         max_mass_frac=settings.max_mass_frac,
         published_mass=published_mass(workspace, batch),
+        refinement=_refinement(workspace, batch),
     )
     if settings.require_lift:
         checks += _lift_checks(translator, settings.min_gain_nats)
     return checks
+
+
+def _refinement(workspace: Workspace, batch: BatchRecord) -> RefinementReport | None:
+    """What was found when the batch was refined; None where it was not, or not recorded."""
+    saved = workspace.ledger.run(batch.run_id).metrics.get("refinement")
+    return None if saved is None else RefinementReport.from_json(saved)
 
 
 def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]:

@@ -76,3 +76,23 @@ def test_names_that_look_like_markup_stay_as_they_are():
         progress.note("[red]17[/red] and [/]")
     assert "Read [/bold].parquet" in written.getvalue()
     assert "[red]17[/red] and [/]" in written.getvalue()
+
+
+def test_a_long_stage_tells_a_file_how_far_it_is(monkeypatch):
+    clock = iter([0.0, 10.0, 40.0, 50.0])
+    monkeypatch.setattr("scalr_ray.jobs.progress.time.monotonic", lambda: next(clock))
+    progress, written = shown(terminal=False)
+    with progress.stage("Generate", total=4000) as advance:
+        for _ in range(3):
+            advance(1000)
+    lines = written.getvalue().splitlines()
+    assert lines[0] == "  Generate: 2,000 of 4,000, 50/s, 40 s left"
+    assert len(lines) == 2
+
+
+def test_a_terminal_sees_how_fast_a_counted_stage_is():
+    progress, written = shown(terminal=True)
+    with progress.stage("Generate", total=4) as advance:
+        for _ in range(4):
+            advance(1)
+    assert "/s" in written.getvalue()

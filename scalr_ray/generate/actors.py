@@ -8,10 +8,8 @@ again, by a retry or after a crash, replaces its own files and doubles nothing.
 from __future__ import annotations
 
 import json
-import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import cached_property
@@ -21,10 +19,10 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from scalr_ray.core.events import TIMESTAMP
+from scalr_ray.generate.appearing import appearing, parquet_rows
 from scalr_ray.generate.block import DrawSettings
 from scalr_ray.generate.buckets import ABOUT, SOURCE, TAKEN, TARGET, Buckets
 from scalr_ray.generate.catalogue import Catalogue
@@ -230,56 +228,6 @@ def draw_bucket(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:
     with appearing(folder.mark(bucket)) as half_written:
         half_written.write_text(counts.json)
     return counts
-
-
-class ParquetRows:
-    """A Parquet file that is written table by table; the first says the columns."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._writer: pq.ParquetWriter | None = None
-
-    def write(self, rows: pa.Table) -> None:
-        """Add rows."""
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._path, rows.schema, compression="zstd")
-        if rows.num_rows:
-            self._writer.write_table(rows)
-
-    def write_some(self, rows: pa.Table) -> None:
-        """Add rows, if there are any; a file without any is not made."""
-        if rows.num_rows:
-            self.write(rows)
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-@contextmanager
-def parquet_rows(path: Path) -> Iterator[ParquetRows]:
-    """A Parquet file that appears whole at the end of the block, if anything was written."""
-    with appearing(path) as half_written:
-        rows = ParquetRows(half_written)
-        try:
-            yield rows
-        finally:
-            rows.close()
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """Another name to write to, that becomes `path` where the block ends well."""
-    # A name of its own: a worker that is thought dead and its retry may write at the same time.
-    half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield half_written
-    except BaseException:
-        half_written.unlink(missing_ok=True)
-        raise
-    if half_written.exists():
-        half_written.replace(path)
 
 
 def _blocks(plan: pa.Table, *, rows_each: int) -> Iterator[pa.Table]:

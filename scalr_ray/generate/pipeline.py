@@ -16,10 +16,8 @@ again, after a crash neither.
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,21 +26,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
-from ray.data import ActorPoolStrategy, Dataset
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
-from ray.util.annotations import RayDeprecationWarning
+from ray.data import ActorPoolStrategy
 
-from scalr_ray.core.errors import RetryLater
-from scalr_ray.generate.actors import DrawCounts, Drawer, DrawFolder, DrawTask, parquet_rows
+from scalr_ray.generate import spread
+from scalr_ray.generate.actors import DrawCounts, Drawer, DrawFolder, DrawTask
+from scalr_ray.generate.appearing import parquet_rows
 from scalr_ray.generate.block import refuse_later_translator
 from scalr_ray.generate.disk import refuse_full_disk
 from scalr_ray.generate.refinement import Refinement, refine
 
-# Of a bucket whose worker dies, say because its node is taken away. Ray Data's default is to try
-# for ever, which for a worker that dies each time, or lacks a module, is to hang.
-_TASK_RETRIES = 5
-_ACTOR_RESTARTS = 100
-_MOST_BLOCKS = 10_000  # that a dataset has; with more buckets than that, several share one
 _BYTES_PER_ROW = 120  # of a drawn row in its file
 
 OnProgress: TypeAlias = Callable[[int], None]
@@ -179,7 +171,7 @@ def wanted_rows(task: DrawTask) -> int:
         plans = (ray.get(shared).plan(bucket).plan for bucket in buckets["bucket"].to_pylist())
         return pa.table({"slots": [pc.sum(plan["slots"]).as_py() or 0 for plan in plans]})
 
-    counted = _of_tasks(_blocks_of(range(task.buckets.counts.buckets)), count)
+    counted = spread.over_tasks(spread.blocks_of(range(task.buckets.counts.buckets)), count)
     return sum(row["slots"] for row in counted)
 
 
@@ -237,8 +229,8 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
     gpus = int(ray.cluster_resources().get("GPU", 0)) if task.translator.kind == "neural" else 0
     workers = gpus or int(ray.cluster_resources().get("CPU", 1))
     actors = ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(pending))))
-    with _told_of_retries():
-        drawing = _blocks_of(pending).map_batches(
+    with spread.bounded_retries():
+        drawing = spread.blocks_of(pending).map_batches(
             Drawer,
             fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
             batch_size=None,
@@ -246,10 +238,10 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
             compute=actors,
             num_cpus=1,
             num_gpus=1 if gpus else None,
-            max_task_retries=_TASK_RETRIES,
-            max_restarts=_ACTOR_RESTARTS,
+            max_task_retries=spread.TASK_RETRIES,
+            max_restarts=spread.ACTOR_RESTARTS,
         )
-    for row in _rows_of(drawing):
+    for row in spread.rows_as_they_come(drawing):
         yield DrawCounts.parse(row["counts"])
 
 
@@ -265,7 +257,9 @@ def _refine(
             [refine_bucket(bucket, folder, refinement, schema, to) for bucket in numbers]
         )
 
-    return _of_tasks(_blocks_of([counts.bucket for counts in drawn.counts]), refine_each)
+    return spread.over_tasks(
+        spread.blocks_of([counts.bucket for counts in drawn.counts]), refine_each
+    )
 
 
 def refine_bucket(
@@ -298,52 +292,6 @@ def _row_groups(path: Path) -> Iterator[pa.Table]:
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group)
-
-
-def _blocks_of(buckets: Sequence[int]) -> Dataset:
-    """A dataset of bucket numbers, one to a block as long as there are not too many blocks."""
-    each = -(-len(buckets) // _MOST_BLOCKS)
-    starts = range(0, len(buckets), each)
-    return ray.data.from_arrow(
-        [pa.table({"bucket": list(buckets[start : start + each])}) for start in starts]
-    )
-
-
-def _of_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterator[dict[str, Any]]:
-    with _told_of_retries():
-        tasks = blocks.map_batches(
-            step, batch_size=None, batch_format="pyarrow", max_retries=_TASK_RETRIES
-        )
-    return _rows_of(tasks)
-
-
-@contextmanager
-def _told_of_retries() -> Iterator[None]:
-    """Ray 2.60 calls arguments that bound retries deprecated, and has nothing else for it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RayDeprecationWarning)
-        yield
-
-
-def _rows_of(rows: Dataset) -> Iterator[dict[str, Any]]:
-    """The rows, as they come.
-
-    Raises:
-        ScalrError: what a task raised on purpose.
-        RetryLater: the workers of a task died again and again.
-    """
-    from scalr_ray.offline_store.distribute import cluster_errors
-
-    rows.context.raise_original_map_exception = True
-    with cluster_errors():
-        try:
-            for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from batch.to_pylist()
-        except (NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError) as error:
-            raise RetryLater(
-                f"{_TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
-                "lower generation.users_per_task, and run it again"
-            ) from error
 
 
 def _bytes_to_come(task: DrawTask, pending: int) -> int:

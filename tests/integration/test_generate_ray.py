@@ -24,6 +24,7 @@ from generation_runs import (
     CountingTranslator,
     DoomedTranslator,
     MortalTranslator,
+    NumberlessTranslator,
     accepted,
     bucketed,
     by,
@@ -37,7 +38,7 @@ from generation_runs import (
 from small_drawings import SCHEMA, small_drawing
 from table_streams import table_stream
 
-from scalr_ray.core.errors import LeakageError, RetryLater, UsageError
+from scalr_ray.core.errors import DataError, LeakageError, RetryLater, UsageError
 from scalr_ray.generate import (
     Catalogue,
     draw_batch,
@@ -322,8 +323,14 @@ def test_an_error_in_a_worker_ends_the_run(drawing, work):
         draw(by(drawing, BrokenTranslator), work)
 
 
+def test_an_error_for_the_user_comes_back_as_it_is(drawing, work):
+    with pytest.raises(DataError, match="train again") as caught:
+        draw(by(drawing, NumberlessTranslator), work)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_bucket_that_kills_every_worker_ends_the_run(drawing, work, monkeypatch):
-    monkeypatch.setattr("scalr_ray.generate.pipeline._TASK_RETRIES", 1)
+    monkeypatch.setattr("scalr_ray.generate.spread.TASK_RETRIES", 1)
     with pytest.raises(RetryLater, match="2 Ray workers died") as caught:
         draw(by(drawing, DoomedTranslator), work, users=1000)
     assert "\n" not in caught.value.message

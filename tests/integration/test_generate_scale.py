@@ -6,15 +6,15 @@ import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from generation_runs import bucketed, expected_rows, rows_in, task_of
 from small_drawings import small_drawing
-from small_worlds import event_table
+from small_worlds import DAY_0, event_table
 
-from scalr_ray.core.clock import to_micros
 from scalr_ray.generate import draw_batch
 from scalr_ray.generate.actors import DrawFolder, draw_bucket
 from scalr_ray.offline_store.cluster import ray_session
@@ -57,9 +57,9 @@ def test_so_many_workers_draw_the_same(drawing, tmp_path, cpus):
 def with_bot(drawing, events):
     """The drawing with a user of so many source events, on the items that others have."""
     items = drawing.source["item_id"].unique().to_pylist()
-    last = (to_micros(drawing.settings.as_of) - 1) / 86_400e6 - 20_454  # days after the first
+    cut = (drawing.settings.as_of - DAY_0) / timedelta(days=1)
     rows = [
-        ("bot", items[at % len(items)] if at % 3 else f"own-{at}", last * at / events)
+        ("bot", items[at % len(items)] if at % 3 else f"own-{at}", cut - 1 - at / events)
         for at in range(events)
     ]
     return replace(

@@ -75,6 +75,14 @@ class BrokenTranslator(FrequencyTranslator):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NumberlessTranslator(FrequencyTranslator):
+    """Its evidence is no number."""
+
+    def log_lift(self, history, own):
+        return FrequencyTranslator.log_lift(self, history, own) * np.float32("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
 class CountingTranslator(FrequencyTranslator):
     """Notes each use for more than one user, and fails at the `fails_at`-th."""
 

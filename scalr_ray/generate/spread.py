@@ -1,0 +1,74 @@
+"""Buckets spread over the workers of a Ray session, with retries that end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
+
+from scalr_ray.core.errors import RetryLater
+
+# Of a bucket whose worker dies, say because its node is taken away. Ray Data's default is to try
+# for ever, which for a worker that dies each time, or lacks a module, is to hang.
+TASK_RETRIES = 5
+ACTOR_RESTARTS = 100
+_MOST_BLOCKS = 10_000  # that a dataset has; with more buckets than that, several share one
+
+
+def blocks_of(buckets: Sequence[int]) -> Dataset:
+    """A dataset of bucket numbers, one to a block as long as there are not too many blocks."""
+    each = -(-len(buckets) // _MOST_BLOCKS)
+    starts = range(0, len(buckets), each)
+    return ray.data.from_arrow(
+        [pa.table({"bucket": list(buckets[start : start + each])}) for start in starts]
+    )
+
+
+def over_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterator[dict[str, Any]]:
+    """The rows that `step` gives for each block, as they come.
+
+    Raises:
+        ScalrError: what `step` raised on purpose.
+        RetryLater: the workers of a task died again and again.
+    """
+    with bounded_retries():
+        tasks = blocks.map_batches(
+            step, batch_size=None, batch_format="pyarrow", max_retries=TASK_RETRIES
+        )
+    return rows_as_they_come(tasks)
+
+
+@contextmanager
+def bounded_retries() -> Iterator[None]:
+    """Ray 2.60 calls arguments that bound retries deprecated, and has nothing else for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield
+
+
+def rows_as_they_come(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """The rows, as they come.
+
+    Raises:
+        ScalrError: what a task raised on purpose.
+        RetryLater: the workers of a task died again and again.
+    """
+    from scalr_ray.offline_store.distribute import cluster_errors
+
+    rows.context.raise_original_map_exception = True
+    with cluster_errors():
+        try:
+            for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from batch.to_pylist()
+        except (NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError) as error:
+            raise RetryLater(
+                f"{TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
+                "lower generation.users_per_task, and run it again"
+            ) from error

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
+from scalr_ray.generate.versions import latest_versions
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.translator.encode import Vocabulary, source_domains
 from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
@@ -142,6 +143,7 @@ def plan_bucket(source: pa.Table, target: pa.Table, coding: Coding, rules: PlanR
         coding: the codes to write.
         rules: how many events a user gets.
     """
+    source, target = (latest_versions(side, rules.as_of) for side in (source, target))
     events = TrainingEvents.coded(source, target)
     planned = _plan(events, rules, coding)
     return planned.replace_schema_metadata({VOCABULARY_KEY: coding.fingerprint})

@@ -6,7 +6,10 @@ workspace.py  a feature repository opened: configuration, layout, Feast, ledger,
 ingest.py     event log -> event views, feature snapshots, registry
 train.py      events as of T -> a translator, its strength, its trial
 generate.py   translator -> staged batch
-release.py    staged batch -> audited -> published
+release.py    staged batch -> audited -> published, and what it replaces retired
+increment.py  the scheduled run: what is new since the published batches, and nothing twice
+backfill.py   the same at rolling origins in the past
+news.py       which events appeared after the published batches had looked
 trial.py      would a downstream model gain by such events? asked on the validation window
 arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report

@@ -1,4 +1,4 @@
-"""What happened, in SQL: runs, translators, batches and the verdicts on them.
+"""What happened, in SQL: runs, translators, batches, verdicts on them, and how far they saw.
 
 The ledger shares its database with the registry and the Iceberg catalog. It hands out frozen
 records, never live objects, and moves a batch from state to state by compare-and-swap, so that of

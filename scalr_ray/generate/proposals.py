@@ -26,7 +26,8 @@ from scalr_ray.translator.shortlist import Shortlist, shortlist
 if TYPE_CHECKING:
     from scalr_ray.translator.neural.index import ItemIndex
 
-_LISTED_SCORES = 1 << 24
+# Larger arrays than 32 MB are taken from the system and given back each time, which costs more.
+_LISTED_SCORES = 1 << 22
 _CACHED_SCORES = 1 << 16
 
 # Evidence is float32 and goes through a logarithm: what is this close to 0 says nothing.

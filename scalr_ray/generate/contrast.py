@@ -6,7 +6,9 @@ differ by design, since events are drawn for users with little of it. They are r
 trainer's sake, but a density ratio that saw them would take back the choice of users.
 
 A real event counts as much as the prior gives its item, split evenly among the events of the item:
-that is the recent target domain that alignment goes by as well.
+that is the recent target domain that alignment goes by as well. The first event of an item has no
+counterpart, because nobody could have proposed the item; so only later events are compared, and
+only items that have some. Ages are whole days, since many logs know no more.
 
 Rows come into the sample by a hash of user, item and time, so that neither order, files nor batch
 id change it. DuckDB reads the columns that are needed, and only the sample is ever in memory.
@@ -98,8 +100,8 @@ class ItemFacts:
         """(N, F) of rows on the items with codes `item` (N,) at times `micros` (N,)."""
         columns = [
             self.log_prior[item],
-            (micros - self.first_seen[item]) / _DAY_MICROS,
-            (self.as_of_micros - micros) / _DAY_MICROS,
+            (micros - self.first_seen[item]) // _DAY_MICROS,
+            (self.as_of_micros - micros) // _DAY_MICROS,
             ((micros // _DAY_MICROS) + _EPOCH_WEEKDAY) % 7,
         ]
         if self.values is not None:
@@ -222,6 +224,7 @@ def _register(session: duckdb.DuckDBPyConnection, observed: ObservedTarget) -> N
             "item_id": observed.item_ids,
             "item_code": np.arange(len(observed.item_ids)),
             "prior": observed.prior,
+            "first_seen": observed.first_seen,
         }
     )
     session.register("observed_events", observed.events)
@@ -240,22 +243,28 @@ def _sample_sql(salt: int, rows: int, *, counted: bool) -> str:
     source = "coalesce(source_counts.events, 0)::DOUBLE" if counted else "0.0"
     joined = "LEFT JOIN source_counts USING (user_id)" if counted else ""
     return f"""
-        WITH liked AS (SELECT item_id, count(*) AS events FROM observed_events GROUP BY ALL),
-        masses AS (
-            SELECT item_id, item_code, prior / events AS mass
-            FROM observed_items JOIN liked USING (item_id) WHERE prior > 0
+        WITH later AS (
+            SELECT user_id, item_id, item_code, event_timestamp, prior
+            FROM observed_events JOIN observed_items USING (item_id)
+            WHERE prior > 0 AND epoch_us(event_timestamp) > first_seen
         ),
-        total AS (SELECT sum(mass * events) AS mass FROM masses JOIN liked USING (item_id)),
+        items AS (
+            SELECT item_code, any_value(prior) AS prior, count(*) AS events
+            FROM later GROUP BY ALL
+        ),
         known AS (
-            SELECT user_id, item_code, event_timestamp, mass, {coin("real")} AS coin,
-                least(1.0, {rows} * mass / (SELECT total.mass FROM total)) AS chance
-            FROM observed_events JOIN masses USING (item_id)
+            SELECT user_id, item_code, event_timestamp, items.prior / events AS mass,
+                {coin("real")} AS coin,
+                least(1.0, {rows} * mass / total.prior) AS chance
+            FROM later JOIN items USING (item_code)
+            CROSS JOIN (SELECT sum(prior ORDER BY item_code) AS prior FROM items) AS total
         ),
+        alike AS (SELECT * FROM candidates SEMI JOIN items USING (item_code)),
         drawn_rows AS (
             SELECT user_id, item_code, event_timestamp, thinning, event_id,
                 {coin("synthetic")} AS coin,
-                least(1.0, {rows}::DOUBLE / (SELECT count(*) FROM candidates)) AS chance
-            FROM candidates
+                least(1.0, {rows}::DOUBLE / (SELECT count(*) FROM alike)) AS chance
+            FROM alike
         ),
         sampled AS (
             SELECT true AS real, user_id, item_code, event_timestamp, mass / chance AS weight,

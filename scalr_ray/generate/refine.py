@@ -118,7 +118,7 @@ def fit_refinement(
     """
     with duck() as session:
         _expose(session, drawn)
-        rows = _rows_by_item(session, "candidates", len(observed.prior))
+        rows = _rows_by_item(session, len(observed.prior))
         keep, alignment = _alignment(observed, settings, rows)
         caps, left = _caps(session, keep, settings.per_item)
         facts = ItemFacts.of(observed, as_of_micros=to_micros(settings.as_of), by=settings.by)
@@ -157,11 +157,9 @@ def _expose(session: duckdb.DuckDBPyConnection, drawn: Rows) -> None:
     )
 
 
-def _rows_by_item(
-    session: duckdb.DuckDBPyConnection, relation: str, items: int
-) -> NDArray[np.int64]:
-    """(I,) the number of rows of each item."""
-    found = session.sql(f"SELECT item_code, count(*) AS rows FROM {relation} GROUP BY ALL")
+def _rows_by_item(session: duckdb.DuckDBPyConnection, items: int) -> NDArray[np.int64]:
+    """(I,) the number of candidates of each item."""
+    found = session.sql("SELECT item_code, count(*) AS rows FROM candidates GROUP BY ALL")
     counts = found.to_arrow_table()
     rows = np.zeros(items, dtype=np.int64)
     rows[counts["item_code"].to_numpy()] = counts["rows"].to_numpy()

@@ -123,16 +123,19 @@ class ExactSum:
     of the batch on how its rows are split among files.
     """
 
-    _UNIT = 2.0**30
+    _UNITS_PER_ONE = 2**30
 
     def __init__(self) -> None:
         self._units = 0
 
     def add(self, values: NDArray[np.float64]) -> None:
-        """Add all of `values` (up to a million of them, each below 8,000)."""
-        self._units += int(np.rint(values * self._UNIT).astype(np.int64).sum())
+        """Add all of `values`, none of them negative."""
+        whole = np.floor(values)
+        parts = np.rint((values - whole) * self._UNITS_PER_ONE)
+        self._units += int(whole.astype(np.int64).sum()) * self._UNITS_PER_ONE
+        self._units += int(parts.astype(np.int64).sum())
 
     @property
     def value(self) -> float:
         """What has been added so far."""
-        return self._units / self._UNIT
+        return self._units / self._UNITS_PER_ONE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -128,6 +130,19 @@ def test_real_events_count_as_the_prior_counts_their_items():
     users, items, days = events(1, of_first=1_000_000)
     found = refined(drawn_rows(users, items, of=ITEMS, days=days), observed)[1].discriminator
     assert found.before.estimate < 0.55
+
+
+def test_the_first_event_of_an_item_is_not_held_against_the_batch():
+    """Each item sells once before anybody could have proposed it, and as the prior says after."""
+    drawn, observed = world()
+    firsts = observed_target(PRIOR, [(5_000_000 + at, at % ITEMS, 90) for at in range(ROWS)])
+    both = pa.concat_tables([observed.events, firsts.events])
+    with_firsts = replace(observed, events=both)
+    alone = refined(drawn, observed)[1].discriminator
+    found = refined(drawn, with_firsts)[1].discriminator
+    assert found.rows == alone.rows
+    assert found.before.estimate == pytest.approx(alone.before.estimate, abs=0.02)
+    assert "item_age_days" not in found.shifted
 
 
 def test_a_feature_of_the_items_and_source_counts_take_part():

@@ -78,10 +78,10 @@ class Block:
         users: what the translator is told of them.
         keys: (B,) what their draws are keyed by.
         slots: (B,) how many items to draw; 0 for a user without an event that may trigger.
-        group: (B,) row of `allowed`.
+        group: (B,) of users in the catalogue.
         barred: (B, I) items that they own, or that were proposed to them before: never drawn, so
             that no synthetic event repeats a real one or another one.
-        allowed: (G, I) items that may be proposed to a group, if they are there.
+        catalogue: the items that may be proposed to a group, if they are there.
         there: (I,) items that were seen before the cut, and have a prior.
         may_trigger: (E,) of `users.source`: fresh, with room for an event before the cut.
     """
@@ -91,7 +91,7 @@ class Block:
     slots: NDArray[np.int64]
     group: NDArray[np.int64]
     barred: sparse.csr_matrix
-    allowed: NDArray[np.bool_]
+    catalogue: Catalogue
     there: NDArray[np.bool_]
     may_trigger: NDArray[np.bool_]
 
@@ -105,12 +105,11 @@ class Block:
             DataError: the catalogue is of other items, or of other groups than the plan.
         """
         items, group = len(translator.target_items), planned["group"].to_numpy()
-        groups = len(catalogue.allowed)
-        if catalogue.allowed.shape[1] != items or group.max(initial=0) >= groups:
+        groups = int(group.max(initial=0)) + 1
+        if len(catalogue) != items or catalogue.groups < groups:
             raise DataError(
-                f"the catalogue has {catalogue.allowed.shape[1]} items and {groups} groups, the "
-                f"translator {items} items and the plan {group.max(initial=0) + 1} groups; plan "
-                "the users again"
+                f"the catalogue has {len(catalogue)} items and {catalogue.groups} groups of users, "
+                f"the translator {items} items and the plan {groups} groups; plan the users again"
             )
         users = known(planned, as_of)
         fresh = planned["source"].combine_chunks().flatten().field("fresh")
@@ -124,7 +123,7 @@ class Block:
             slots=np.where(able, planned["slots"].to_numpy(), 0),
             group=group,
             barred=_barred(users, planned["taken"].combine_chunks(), items),
-            allowed=catalogue.allowed,
+            catalogue=catalogue,
             there=(translator.first_seen < to_micros(as_of)) & np.isfinite(translator.log_prior),
             may_trigger=may_trigger,
         )
@@ -139,7 +138,7 @@ class Block:
         """
         for group in np.unique(self.group):
             rows = np.flatnonzero((self.group == group) & (wanted > 0))
-            possible = self.allowed[group] & self.there
+            possible = self.catalogue.allowed(group) & self.there
             if rows.size and possible.any():
                 yield possible, rows
 

@@ -2,9 +2,9 @@
 
 Items are restricted by what Feast serves of them as of the generation time: by named values, by a
 window of availability, by a flag. Where an item must also equal its user in something, say in the
-market, users fall into groups, and each group has its own row of allowed items.
+market, users and items fall into groups, and a user is proposed the items of the same group.
 
-Legend: N users, I target items, G groups of users.
+Legend: N users, I target items.
 """
 
 from __future__ import annotations
@@ -32,15 +32,30 @@ class Catalogue:
     """The items that may be proposed to each group of users.
 
     Attributes:
-        allowed: (G, I).
-        user_features: the features of a user that decide the group; none where there is one group.
-        groups: the values of these features, joined, of every group but the last. The last group is
-            of users whose values are missing or are those of no item: nothing is proposed to them.
+        item_group: (I,) int32, the group of users to which an item may be proposed; -1: to nobody.
+        user_features: the features of a user that decide the group; without any all users are in
+            group 0.
+        values: the values of these features, joined, of each group that has an item. After these
+            groups comes one of users whose values are missing or are those of no item: nothing is
+            proposed to them.
     """
 
-    allowed: NDArray[np.bool_]
+    item_group: NDArray[np.int32]
     user_features: tuple[str, ...]
-    groups: Vocabulary
+    values: Vocabulary
+
+    def __len__(self) -> int:
+        """The number of items."""
+        return len(self.item_group)
+
+    @property
+    def groups(self) -> int:
+        """The number of groups of users."""
+        return len(self.values) + 1
+
+    def allowed(self, group: int) -> NDArray[np.bool_]:
+        """(I,) the items that may be proposed to the users of a group."""
+        return np.asarray(self.item_group == group)
 
     @classmethod
     def everything(cls, items: int) -> Catalogue:
@@ -89,7 +104,7 @@ class Catalogue:
         return cls._of_groups(settings.same, items, groups, passed)
 
     def group_of(self, user_features: pa.Table) -> NDArray[np.int64]:
-        """(N,) the row of `allowed` for each user, by the features served of them.
+        """(N,) the group of each user, by the features served of them.
 
         Raises:
             UsageError: a feature is not among those that are served.
@@ -97,13 +112,14 @@ class Catalogue:
         """
         if not self.user_features:
             return np.zeros(user_features.num_rows, dtype=np.int64)
-        code = self.groups.codes(_joined(user_features, self.user_features, "user"))
-        return np.where(code < 0, len(self.groups), code)
+        code = self.values.codes(_joined(user_features, self.user_features, "user"))
+        return np.where(code < 0, len(self.values), code)
 
     @classmethod
-    def _of_one_group(cls, allowed: NDArray[np.bool_]) -> Catalogue:
-        nobody = Vocabulary(ids=pa.array([], pa.string()))
-        return cls(allowed=allowed[None, :], user_features=(), groups=nobody)
+    def _of_one_group(cls, passed: NDArray[np.bool_]) -> Catalogue:
+        no_values = Vocabulary(ids=pa.array([], pa.string()))
+        item_group = np.where(passed, 0, -1).astype(np.int32)
+        return cls(item_group=item_group, user_features=(), values=no_values)
 
     @classmethod
     def _of_groups(
@@ -120,12 +136,9 @@ class Catalogue:
                 f"generation.catalogue.same ({pairs}) leaves no item to propose to anybody; no "
                 "user has a value that an item has"
             )
-        groups = Vocabulary.of(both)
-        allowed = np.zeros((len(groups) + 1, items.num_rows), dtype=np.bool_)
-        code = groups.codes(of_items)
-        item = np.flatnonzero(passed & (code >= 0))
-        allowed[code[item], item] = True
-        return cls(allowed=allowed, user_features=tuple(same), groups=groups)
+        values = Vocabulary.of(both)
+        item_group = np.where(passed, values.codes(of_items), -1).astype(np.int32)
+        return cls(item_group=item_group, user_features=tuple(same), values=values)
 
 
 def _rules(

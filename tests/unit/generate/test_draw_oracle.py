@@ -8,7 +8,6 @@ the probabilities of what comes out.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +21,7 @@ from scalr_ray.core.keyed import id_keys, keyed_gumbel, stream_seed
 from scalr_ray.generate.catalogue import Catalogue
 from scalr_ray.generate.draw import EVENT_TYPE, NEGATIVE_TYPE
 from scalr_ray.generate.plan import known
+from scalr_ray.translator import Vocabulary
 
 DRAWING = small_drawing()
 ITEMS = len(DRAWING.translator.target_items)
@@ -34,8 +34,8 @@ cases = st.fixed_dictionaries(
         "taken": st.lists(codes, min_size=USERS, max_size=USERS),
         "own": st.lists(codes, min_size=USERS, max_size=USERS),
         "group": st.lists(st.integers(0, 1), min_size=USERS, max_size=USERS),
-        # A bit per item, for each of two groups.
-        "allowed": st.lists(st.integers(0, 2**ITEMS - 1), min_size=2, max_size=2),
+        # Of each item: the group it may be proposed to, or nobody.
+        "item_group": st.lists(st.integers(-1, 1), min_size=ITEMS, max_size=ITEMS),
     }
 )
 ways = st.fixed_dictionaries(
@@ -56,10 +56,12 @@ def planned(case):
     plan = with_slots(DRAWING.plan.slice(0, USERS), case["slots"])
     plan = with_column(with_taken(plan, case["taken"]), "own", listed(case["own"]))
     plan = with_column(plan, "group", pa.array(case["group"]))
-    allowed = np.array(
-        [[bool(bits >> item & 1) for item in range(ITEMS)] for bits in case["allowed"]]
+    catalogue = Catalogue(
+        item_group=np.array(case["item_group"], dtype=np.int32),
+        user_features=("market",),
+        values=Vocabulary(ids=pa.array(["de", "fr"])),
     )
-    return plan, replace(Catalogue.everything(ITEMS), allowed=allowed)
+    return plan, catalogue
 
 
 def eligible(case, at):
@@ -68,7 +70,7 @@ def eligible(case, at):
     return [
         item
         for item in range(ITEMS)
-        if case["allowed"][case["group"][at]] >> item & 1
+        if case["item_group"][item] == case["group"][at]
         and DRAWING.translator.prior[item] > 0
         and DRAWING.translator.first_seen[item] < cut
         and item not in case["taken"][at]

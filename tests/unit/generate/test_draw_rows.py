@@ -331,16 +331,16 @@ def test_items_first_seen_at_the_cut_are_never_proposed(drawing):
 
 def test_users_of_different_groups_are_proposed_different_items(drawing):
     items = len(drawing.translator.target_items)
-    allowed = np.zeros((3, items), dtype=bool)
-    allowed[0, : items // 2] = allowed[1, items // 2 :] = True
-    catalogue = replace(Catalogue.everything(items), allowed=allowed)
+    item_group = (np.arange(items) >= items // 2).astype(np.int32)
+    values = Vocabulary(ids=pa.array(["de", "fr"]))
+    catalogue = Catalogue(item_group=item_group, user_features=("market",), values=values)
     group = np.arange(len(drawing.plan)) % 3
     plan = with_column(drawing.plan, "group", pa.array(group))
     drawn = drawing.draw(plan, catalogue=catalogue, negatives=1)
     of = dict(zip(plan["user_id"].to_pylist(), group.tolist(), strict=True))
     groups = np.array([of[user] for user in drawn["user_id"].to_pylist()])
     assert set(groups) == {0, 1}  # to the last nothing may be proposed
-    assert allowed[groups, drawn["item_code"].to_numpy()].all()
+    assert (item_group[drawn["item_code"].to_numpy()] == groups).all()
 
 
 def test_a_catalogue_of_other_items_or_groups_is_refused(drawing):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 _NOTHING = torch.iinfo(torch.int64).min
 _CODES = 0x7FFFFFFF
-_SAMPLE = 1 << 14
+# Every so manieth item is sampled, or fewer if there are more than so many of those.
+_STEP, _SAMPLE = 16, 1 << 14
 # Where fewer than one item in so many is kept, most groups of `_GROUP` hold none.
 _SPARSE, _GROUP = 32, 16
 
@@ -84,12 +85,12 @@ class Best:
 def sampling(items: int, k: int) -> tuple[int, int]:
     """Every how-manieth item is sampled, and which of the sample's scores the K-th hardly exceeds.
 
-    Of the K best, K / step are expected in the sample, and five standard deviations more in one
-    case out of millions.
+    Of the K best, K / step are expected in the sample, and four standard deviations more in one
+    case out of ten thousands.
     """
-    step = max(_SPARSE, items // _SAMPLE)
+    step = max(_STEP, items // _SAMPLE)
     expected = k / step
-    return step, int(expected + 5.0 * expected**0.5 + 10.0)
+    return step, int(expected + 4.0 * expected**0.5 + 6.0)
 
 
 def room(items: int, k: int) -> int:

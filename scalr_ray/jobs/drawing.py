@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.keyed import stream_seed
@@ -116,7 +114,7 @@ def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> Re
 
 
 def observed_target(
-    events: pa.Table, translator: Translator, item_values: NDArray[Any] | None = None
+    events: pa.Table, translator: Translator, item_values: pa.Array | None = None
 ) -> ObservedTarget:
     """The target domain as it was seen, to hold drawn events against.
 

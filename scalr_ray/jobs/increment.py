@@ -19,7 +19,7 @@ from scalr_ray.jobs.generate import Increment, describe_refusal, generate
 from scalr_ray.jobs.news import (
     count_news,
     describe_watermarks,
-    last_appearance,
+    has_changed,
     published_as_of,
     watermarks,
 )
@@ -134,9 +134,9 @@ def _add(
 
 def _replace(workspace: Workspace, published: Sequence[BatchRecord], as_of: datetime) -> RunOutcome:
     """Events for everybody by a new translator, in the place of those that are there."""
-    newest = published[0].as_of
-    if last_appearance(workspace, as_of) <= newest:
-        return RunOutcome(sentence=f"nothing new since {newest}")
+    since, newest = watermarks(workspace, published), published[0].as_of
+    if not has_changed(workspace, as_of, since=since, than=newest):
+        return RunOutcome(sentence=f"nothing new since {describe_watermarks(since)}")
     workspace.progress.note(
         f"no published translator is younger than {workspace.config.increment.retrain_days} days: "
         f"train, generate for everybody, and retire {len(published)} published batches"
@@ -191,7 +191,9 @@ def _refused_as_it_stands(workspace: Workspace, as_of: datetime) -> BatchRecord 
     same = ledger.run(batch.run_id).config_fingerprint == workspace.config.fingerprint
     if not same or _is_due(workspace, cutoff, as_of):
         return None
-    return batch if last_appearance(workspace, as_of) <= batch.as_of else None
+    since = ledger.batch_watermarks(batch.batch_id)
+    changed = has_changed(workspace, as_of, since=since, than=batch.as_of)
+    return None if changed else batch
 
 
 def _in_use(

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pyarrow.compute as pc
 
-from scalr_ray.core.clock import EPOCH, from_micros, to_micros
+from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import quote_text
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from scalr_ray.jobs.workspace import SOURCE_VIEW, TARGET_VIEW, Workspace
@@ -64,16 +64,25 @@ def count_news(workspace: Workspace, as_of: datetime, since: Mapping[str, dateti
     return int(pc.sum(counted["events"]).as_py() or 0)
 
 
-def last_appearance(workspace: Workspace, as_of: datetime) -> datetime:
-    """When the last event appeared, in either domain, of what is visible as of a time."""
-    latest = EPOCH
-    with workspace.progress.stage("Look for new events"):
-        for view in (SOURCE_VIEW, TARGET_VIEW):
-            stream = stream_events(workspace.store, view, as_of=as_of)
-            found = query(stream, f"SELECT max({_APPEARS}) AS appeared FROM {{events}}")
-            if (appeared := pc.max(found["appeared"]).as_py()) is not None:
-                latest = max(latest, from_micros(appeared))
-    return latest
+def has_changed(
+    workspace: Workspace, as_of: datetime, *, since: Mapping[str, datetime], than: datetime
+) -> bool:
+    """Whether more is visible as of a time than a batch had seen.
+
+    Args:
+        workspace: an opened repository.
+        as_of: T.
+        since: the watermarks of the batch, for the source domains.
+        than: the time it was generated as of, for the target domain.
+    """
+    if count_news(workspace, as_of, since):
+        return True
+    target = quote_text(workspace.config.domains.target)
+    with workspace.progress.stage("Look for new target events"):
+        stream = stream_events(workspace.store, TARGET_VIEW, as_of=as_of)
+        new = f"domain = {target} AND {_APPEARS} > {to_micros(than)}"
+        counted = query(stream, f"SELECT count(*) AS events FROM {{events}} WHERE {new}")
+    return bool(pc.sum(counted["events"]).as_py())
 
 
 def is_new_sql(domains: Sequence[str], since: Mapping[str, datetime]) -> str:

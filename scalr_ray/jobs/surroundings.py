@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from scalr_ray.generate import Catalogue
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.pull import pull_features
@@ -29,7 +29,7 @@ class Surroundings:
     """
 
     catalogue: Catalogue
-    item_values: NDArray[np.float64] | NDArray[np.int64] | None = None
+    item_values: pa.Array | None = None
     workspace: Workspace | None = None
 
     @classmethod
@@ -55,7 +55,7 @@ class Surroundings:
             catalogue = Catalogue.of(settings, served, as_of, groups)
         if alignment.by is not None and alignment.service is not None:
             served = _serve(workspace, alignment.service, "item_id", items, as_of)
-            values = _as_values(_named(served, alignment.by, alignment.service), alignment.by)
+            values = _named(served, alignment.by, alignment.service).combine_chunks()
         asks_users = bool(settings.same) or generation.consent is not None
         return cls(
             catalogue=catalogue, item_values=values, workspace=workspace if asks_users else None
@@ -108,17 +108,3 @@ def _named(served: pa.Table, feature: str, service: str) -> pa.ChunkedArray:
         there = ", ".join(served.column_names)
         raise UsageError(f"feature service {service} has no feature {feature!r}; it has {there}")
     return served[feature]
-
-
-def _as_values(served: pa.ChunkedArray, feature: str) -> NDArray[np.float64] | NDArray[np.int64]:
-    """Numbers as they are, NaN where there is none; texts as codes, in order."""
-    kind = served.type
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
-        numbers = pc.fill_null(served.cast(pa.float64(), safe=False), float("nan"))
-        return np.asarray(numbers.to_numpy(), dtype=np.float64)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.unique(pc.fill_null(served, "").to_numpy(), return_inverse=True)[1]
-    raise DataError(
-        f"alignment.by names {feature!r}, which is {kind}; name a number or a text among the item "
-        "features"
-    )

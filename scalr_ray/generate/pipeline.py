@@ -16,6 +16,7 @@ again, after a crash neither.
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from scalr_ray.generate.disk import refuse_full_disk
 from scalr_ray.generate.refinement import Refinement, refine
 
 _BYTES_PER_ROW = 120  # of a drawn row in its file
+_FRUITLESS_ROUNDS = 2  # in which workers died and no bucket was done
+_PAUSE_S = 5.0  # in which Ray finds out that a node is gone
 
 OnProgress: TypeAlias = Callable[[int], None]
 
@@ -151,7 +154,7 @@ def draw_batch(
         refuse_full_disk(place, _bytes_to_come(task, len(pending)), "the events to be drawn")
     if on_progress is not None and done:
         on_progress(sum(counts.seen for counts in done.values()))
-    for counts in _draw(task, folder, pending):
+    for counts in _draw_in_rounds(task, folder, pending):
         done[counts.bucket] = counts
         if on_progress is not None:
             on_progress(counts.seen)
@@ -220,6 +223,32 @@ def refine_batch(
         refused=dict(sorted(refused.items())),
         without_consent=drawn.without_consent,
     )
+
+
+def _draw_in_rounds(
+    task: DrawTask, folder: DrawFolder, pending: Sequence[int]
+) -> Iterator[DrawCounts]:
+    """`_draw`, again for what is left as long as workers die and buckets are done all the same.
+
+    A lost node takes its actors along, and their tries run out before Ray knows that it is gone.
+    """
+    left = set(pending)
+    fruitless = 0
+    while left:
+        before = len(left)
+        try:
+            for counts in _draw(task, folder, sorted(left)):
+                left.remove(counts.bucket)
+                yield counts
+        except spread.WorkersDied:
+            marked = folder.done()
+            for bucket in sorted(left & marked.keys()):
+                left.remove(bucket)
+                yield marked[bucket]
+            fruitless = 0 if len(left) < before else fruitless + 1
+            if fruitless == _FRUITLESS_ROUNDS:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterator[DrawCounts]:

@@ -22,13 +22,26 @@ ACTOR_RESTARTS = 100
 _MOST_BLOCKS = 10_000  # that a dataset has; with more buckets than that, several share one
 
 
+class WorkersDied(RetryLater):
+    """The workers of a task died each time that it was tried."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
+            "lower generation.users_per_task, and run it again"
+        )
+
+
 def blocks_of(buckets: Sequence[int]) -> Dataset:
     """A dataset of bucket numbers, one to a block as long as there are not too many blocks."""
     each = -(-len(buckets) // _MOST_BLOCKS)
     starts = range(0, len(buckets), each)
-    return ray.data.from_arrow(
+    blocks = ray.data.from_arrow(
         [pa.table({"bucket": list(buckets[start : start + each])}) for start in starts]
     )
+    # Of this dataset and what is made of it: the settings of the process stay as they are.
+    blocks.context.raise_original_map_exception = True
+    return blocks
 
 
 def over_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterator[dict[str, Any]]:
@@ -36,7 +49,8 @@ def over_tasks(blocks: Dataset, step: Callable[[pa.Table], pa.Table]) -> Iterato
 
     Raises:
         ScalrError: what `step` raised on purpose.
-        RetryLater: the workers of a task died again and again.
+        WorkersDied: those of a task, again and again.
+        RetryLater: the cluster gave up.
     """
     with bounded_retries():
         tasks = blocks.map_batches(
@@ -58,17 +72,14 @@ def rows_as_they_come(rows: Dataset) -> Iterator[dict[str, Any]]:
 
     Raises:
         ScalrError: what a task raised on purpose.
-        RetryLater: the workers of a task died again and again.
+        WorkersDied: those of a task, again and again.
+        RetryLater: the cluster gave up.
     """
     from scalr_ray.offline_store.distribute import cluster_errors
 
-    rows.context.raise_original_map_exception = True
     with cluster_errors():
         try:
             for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from batch.to_pylist()
         except (NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError) as error:
-            raise RetryLater(
-                f"{TASK_RETRIES + 1} Ray workers died at the same task; give them more memory or "
-                "lower generation.users_per_task, and run it again"
-            ) from error
+            raise WorkersDied from error

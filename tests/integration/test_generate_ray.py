@@ -331,6 +331,7 @@ def test_an_error_for_the_user_comes_back_as_it_is(drawing, work):
 
 def test_a_bucket_that_kills_every_worker_ends_the_run(drawing, work, monkeypatch):
     monkeypatch.setattr("scalr_ray.generate.spread.TASK_RETRIES", 1)
+    monkeypatch.setattr("scalr_ray.generate.pipeline._PAUSE_S", 0.0)
     with pytest.raises(RetryLater, match="2 Ray workers died") as caught:
         draw(by(drawing, DoomedTranslator), work, users=1000)
     assert "\n" not in caught.value.message

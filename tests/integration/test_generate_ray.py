@@ -324,7 +324,7 @@ def test_an_error_in_a_worker_ends_the_run(drawing, work):
 
 
 def test_an_error_for_the_user_comes_back_as_it_is(drawing, work):
-    with pytest.raises(DataError, match="train again") as caught:
+    with pytest.raises(DataError, match="run `scalr train` again") as caught:
         draw(by(drawing, NumberlessTranslator), work)
     assert "\n" not in str(caught.value)
 

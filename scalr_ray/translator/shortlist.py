@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # that one loads torch
 
 # Scores of a chunk of users: 64 MB, and a few times that on the way.
 _CHUNK_SCORES = 1 << 24
+_SUBTRACTED = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,7 @@ def shortlist(
         users: B users.
         k: how many items to list, at least 1.
         exponent: of the lift in drawing, at least 0.
-        barred: (B, I) stored entries are not proposed to the user.
+        barred: (B, I) stored entries, each once, are not proposed to the user.
         allowed: (I,) items that may be proposed to these users at all; those of which the prior
             knows nothing are not, either way.
         index: of a neural translator's items, to find them without looking at all; which are found
@@ -88,12 +89,18 @@ def shortlist(
         found = search(users, k=k, exponent=exponent, barred=barred, possible=possible)
         refuse_broken(translator, found.log_norm)
         return found
-    size = max(1, _CHUNK_SCORES // max(len(possible), 1))
+    by_prior = translator.alpha == 0.0 and k < len(possible)
+    width = k + int(np.diff(barred.indptr).max(initial=0)) if by_prior else len(possible)
+    size = max(1, _CHUNK_SCORES // max(width, 1))
     parts = [nobody(min(k, len(possible)))]
     for start in range(0, len(users), size):
         stop = min(start + size, len(users))
+        masked = barred[start:stop]
+        if by_prior:
+            parts.append(_listed_by_prior(translator, k, masked, possible))
+            continue
         evidence = _evidence(translator, users.part(start, stop))
-        parts.append(_listed(translator, evidence, k, exponent, barred[start:stop], possible))
+        parts.append(_listed(translator, evidence, k, exponent, masked, possible))
     return joined(parts)
 
 
@@ -172,6 +179,52 @@ def _listed(
         evidence=np.where(drawable, chosen, np.float32(0.0)),
         log_norm=log_norm,
     )
+
+
+def _listed_by_prior(
+    translator: Translator, k: int, barred: sparse.csr_matrix, possible: NDArray[np.bool_]
+) -> Shortlist:
+    """The shortlist of the users of a chunk where no evidence counts: all take the same items."""
+    users, catalogue = barred.shape
+    prior = np.where(possible, translator.log_prior, np.float32(-np.inf))
+    row = np.repeat(np.arange(users), np.diff(barred.indptr))
+    most = int(np.diff(barred.indptr).max(initial=0))
+    best = _largest(prior[None, :], min(k + most, catalogue))[0]
+    best = best[possible[best]]
+    place = np.full(catalogue, -1)
+    place[best] = np.arange(len(best))
+    held = place[barred.indices] >= 0
+    free = np.ones((users, len(best)), dtype=np.bool_)
+    free[row[held], place[barred.indices[held]]] = False
+    rank = np.cumsum(free, axis=1) - 1
+    user, column = np.nonzero(free & (rank < k))
+    items = np.full((users, k), -1)
+    items[user, rank[user, column]] = best[column]
+    return Shortlist(
+        items=items,
+        evidence=np.zeros(items.shape, dtype=np.float32),
+        log_norm=_prior_norm(prior, translator.temperature, barred),
+    )
+
+
+def _prior_norm(
+    prior: NDArray[np.float32], temperature: float, barred: sparse.csr_matrix
+) -> NDArray[np.float32]:
+    """(B,) log of the sum of exp(prior (I,) / temperature) over all items but the barred ones."""
+    peak = prior.max(initial=-np.inf)
+    if np.isneginf(peak):
+        return np.full(barred.shape[0], -np.inf, dtype=np.float32)
+    terms = np.exp((prior - peak).astype(np.float64) / temperature)
+    marks = sparse.csr_matrix(
+        (np.ones(len(barred.indices)), barred.indices, barred.indptr), shape=barred.shape
+    )
+    total = terms.sum()
+    left = total - marks @ terms
+    for user in np.flatnonzero(left < _SUBTRACTED * total):  # where little is left, rounding counts
+        own = barred.indices[barred.indptr[user] : barred.indptr[user + 1]]
+        left[user] = np.delete(terms, own).sum()
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(left) + peak / temperature, dtype=np.float32)
 
 
 def _scores(

@@ -156,3 +156,14 @@ class Broken:
 
 def people_of(people):
     return [(source, own) for source, own, _ in people]
+
+
+def test_of_the_prior_alone_little_that_is_left_is_summed_exactly():
+    shares = [1e12, 1e-3, 2e-3, 0.0, 0.0]
+    translator = as_prior(build([({0}, {0})], prior=shares, temperature=1.0))
+    about, barred = asked([(set(), set(), {0}), (set(), set(), {0, 1, 2})])
+    everything = np.ones(TARGETS, dtype=bool)
+    got = shortlist(translator, about, k=2, exponent=1.0, barred=barred, allowed=everything)
+    assert got.items.tolist() == [[2, 1], [-1, -1]]
+    assert got.log_norm[0] == pytest.approx(math.log(3e-3 / sum(shares)), rel=1e-5)
+    assert np.isneginf(got.log_norm[1])

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from scalr_ray.core.duck import quote_text
 from scalr_ray.core.errors import DataError
+from scalr_ray.core.events import SYNTHETIC_PREFIX
 from scalr_ray.generate.buckets import (
     ABOUT,
     SOURCE,
@@ -37,8 +38,6 @@ from scalr_ray.offline_store.limits import Limits, open_duck
 # User ids (N,) to N rows of what is asked of users beside their events: any of `features`, a struct
 # that the translator reads; `group` (int64), a row of the catalogue; `consent` (bool).
 AboutUsers = Callable[[pa.Array], pa.Table]
-
-ORGANIC_ONLY = "synthetic"  # what the type of a synthetic event begins with
 
 _BYTES_PER_EVENT = 60
 _COUNTED_USERS = 4_000_000  # rows above which users are counted by a sample
@@ -66,7 +65,7 @@ def bucket_events(
         about: tells of the users with source events what the plan needs beside the events.
 
     Raises:
-        DataError: a source domain has no events, or holds synthetic ones.
+        DataError: a source domain has no events, or some event is synthetic.
         UsageError: the disk is too small, or DuckDB's memory limit is.
         RetryLater: the cluster gave up.
     """
@@ -75,6 +74,7 @@ def bucket_events(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rows = _source_rows(source, rules)
+    _organic_rows(target)
     streams = {SOURCE: source, TARGET: target} | ({TAKEN: taken} if taken else {})
     refuse_full_disk(
         folder,
@@ -98,28 +98,36 @@ def bucket_events(
 
 
 def _source_rows(source: EventStream, rules: BucketRules) -> int:
-    """How many events the source domains have, once they have been found to be fit."""
-    synthetic = f"count(*) FILTER (starts_with(event_type, {quote_text(ORGANIC_ONLY)}))"
+    """How many events the source domains have; none of them may be without any."""
+    found = _organic_rows(source)
+    if missing := sorted(set(rules.source_domains) - found.keys()):
+        there = ", ".join(sorted(found)) or "none"
+        raise DataError(
+            f"{source.name} has no events of source domain {missing[0]!r} as of {rules.as_of}; "
+            f"the domains that are there: {there}; correct domains.source or import them"
+        )
+    return sum(found[domain] for domain in rules.source_domains)
+
+
+def _organic_rows(events: EventStream) -> dict[str, int]:
+    """How many events there are by domain, none of which may be synthetic."""
+    synthetic = f"count(*) FILTER (starts_with(event_type, {quote_text(SYNTHETIC_PREFIX)}))"
     counted = query(
-        source,
+        events,
         f"SELECT domain, count(*) AS rows, {synthetic} AS synthetic FROM {{events}} "
         "GROUP BY domain",
     )
-    by_domain = counted.group_by("domain").aggregate([("rows", "sum"), ("synthetic", "sum")])
-    found = {row["domain"]: row for row in by_domain.to_pylist()}
-    for domain in rules.source_domains:
-        if domain not in found:
-            there = ", ".join(sorted(found)) or "none"
+    if not counted.num_rows:
+        return {}
+    # On a cluster each piece tells of its own rows.
+    found = counted.group_by("domain").aggregate([("rows", "sum"), ("synthetic", "sum")])
+    for row in found.to_pylist():
+        if row["synthetic_sum"]:
             raise DataError(
-                f"{source.name} has no events of source domain {domain!r} as of {rules.as_of}; "
-                f"the domains that are there: {there}; correct domains.source or import them"
+                f"{events.name} holds {row['synthetic_sum']:,} synthetic events in domain "
+                f"{row['domain']!r}; only observed events are translated: remove them"
             )
-        if found[domain]["synthetic_sum"]:
-            raise DataError(
-                f"{source.name} holds {found[domain]['synthetic_sum']:,} synthetic events in "
-                f"domain {domain!r}; only observed events are translated: remove them"
-            )
-    return sum(found[domain]["rows_sum"] for domain in rules.source_domains)
+    return dict(zip(found["domain"].to_pylist(), found["rows_sum"].to_pylist(), strict=True))
 
 
 def _users(source: EventStream, rules: BucketRules, rows: int) -> int:

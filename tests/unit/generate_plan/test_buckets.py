@@ -199,12 +199,14 @@ def test_no_source_events_at_all_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["synthetic", "synthetic_negative"])
-def test_synthetic_events_are_never_translated(tmp_path, kind):
-    source = events()
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_synthetic_events_are_never_translated(tmp_path, kind, side):
+    rows = events(domain="books" if side == "source" else "music")
     types = pa.array(["view"] * 299 + [kind])
-    source = source.set_column(source.schema.get_field_index("event_type"), "event_type", types)
-    with pytest.raises(DataError, match=r"1 synthetic events in domain 'books'.*remove them"):
-        make(tmp_path, source)
+    rows = rows.set_column(rows.schema.get_field_index("event_type"), "event_type", types)
+    with pytest.raises(DataError, match=r"1 synthetic events in domain .*remove them"):
+        make(tmp_path, **{side: rows})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_target_events_leave_that_side_without_rows(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -52,10 +53,12 @@ def middle_of(events: pa.Table) -> datetime:
     return quantile_day(events, 0.6)
 
 
-def make_repo(folder: Path, events: pa.Table) -> Path:
-    """A repository of its own into which the events have been imported."""
+def make_repo(folder: Path, events: pa.Table, *, more: Mapping[str, str] | None = None) -> Path:
+    """A repository of its own, with `more` files, into which the events have been imported."""
     repo = folder / "repo"
     shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    for name, text in (more or {}).items():
+        (repo / name).write_text(text, encoding="utf-8")
     import_into(repo, events)
     with Scalr(repo, SETTINGS) as scalr:
         scalr.apply()

@@ -214,7 +214,7 @@ def test_apply_shows_what_feast_has_registered(journey):
         "translator_inputs_v1",
         "user_features_v1",
     ]
-    assert "synthetic_events (12 features)" in journey.told["apply again"].err
+    assert "synthetic_events (18 features)" in journey.told["apply again"].err
 
 
 def test_train_finds_the_transfer_and_gives_the_same_version_twice(journey):
@@ -397,7 +397,9 @@ def test_a_rejected_batch_stays_out_of_sight_and_cannot_be_published(journey):
     before = synthetic(journey.repo, journey.cut + timedelta(days=99)).num_rows
     strict = ("gate.max_mass_frac=0.0001",)
     as_of = ("--as-of", journey.cut.isoformat())
-    refused = scalr(journey.repo, "--json", "run", *as_of, settings=strict)
+    done(scalr(journey.repo, "train", *as_of, settings=strict))
+    done(scalr(journey.repo, "generate", settings=strict))
+    refused = scalr(journey.repo, "--json", "gate", settings=strict)
     assert refused.code == 3
     assert "the gate refused the batch: synthetic_mass" in one_line(refused)
     assert refused.json["record"]["state"] == "rejected"
@@ -413,6 +415,13 @@ def test_a_rejected_batch_stays_out_of_sight_and_cannot_be_published(journey):
     after = synthetic(journey.repo, journey.cut + timedelta(days=99))
     assert after.num_rows == before
     assert set(after["batch_id"].to_pylist()) == {journey.batch_id}
+
+
+def test_a_run_without_anything_new_does_nothing_and_is_no_failure(journey):
+    before = len(scalr(journey.repo, "--json", "runs", "--limit", "500").json)
+    again = scalr(journey.repo, "run", "--as-of", journey.cut.isoformat())
+    assert done(again).out.startswith("nothing new since ")
+    assert len(scalr(journey.repo, "--json", "runs", "--limit", "500").json) == before
 
 
 def test_without_a_cut_the_present_is_the_cut(journey):

@@ -257,7 +257,9 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
         return
     gpus = int(ray.cluster_resources().get("GPU", 0)) if task.translator.kind == "neural" else 0
     workers = gpus or int(ray.cluster_resources().get("CPU", 1))
-    actors = ActorPoolStrategy(min_size=1, max_size=max(1, min(workers, len(pending))))
+    most = max(1, min(workers, len(pending)))
+    # All at once, and fewer where nodes have gone.
+    actors = ActorPoolStrategy(min_size=1, initial_size=most, max_size=most)
     with spread.bounded_retries():
         drawing = spread.blocks_of(pending).map_batches(
             Drawer,

@@ -26,6 +26,7 @@ from scalr_ray.generate import (
     bucket_events,
     draw_batch,
     fit_refinement,
+    known,
     refine_batch,
     wanted_rows,
     work_folder,
@@ -48,6 +49,8 @@ from scalr_ray.translator import Translator, load_translator
 
 if TYPE_CHECKING:  # that one loads torch
     from scalr_ray.translator.neural.index import ItemIndex
+
+_RECALL_USERS = 200
 
 ANOTHER_BATCH = (
     "import newer events and train again, or change the configuration, to get another batch"
@@ -245,18 +248,23 @@ def _draw_and_refine(
         with progress.stage("Count what users would get, to keep to the budget"):
             thin = min(1.0, config.generation.budget / max(wanted_rows(task), 1))
         task = replace(task, rules=replace(task.rules, thin=thin))
+    report: dict[str, Any] = {}
+    if task.index is not None:
+        with progress.stage("Hold the index of items against a look at all"):
+            report["index_recall"] = _recall(task, task.index)
+        progress.note(f"the index finds {report['index_recall']:.1%} of the likeliest items")
     with progress.stage("Generate synthetic events with Ray Data", total=users) as advance:
         drawn = draw_batch(task, work / "drawn", on_progress=advance)
     with progress.stage("Hold them against the target domain"):
         real = workspace.target_events(batch.as_of).select(["user_id", "item_id", EVENT_TIMESTAMP])
         real = real.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
         real = real.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
-        refinement, report = fit_refinement(
+        refinement, found = fit_refinement(
             drawn.paths,
             observed_target(real, task.translator, around.item_values),
             refine_settings(config, as_of=batch.as_of, scale=batch.scale),
         )
-    for sentence in report.sentences:
+    for sentence in found.sentences:
         progress.note(sentence)
     destination = Destination(
         staged=workspace.lake.staging_dir(batch.batch_id),
@@ -269,7 +277,7 @@ def _draw_and_refine(
     return _Drawn(
         counts=counts,
         watermarks={domain: content.appeared for domain, content in seen.items()},
-        report={"refinement": report.to_json(), **asdict(counts)},
+        report={**report, "refinement": found.to_json(), **asdict(counts)},
     )
 
 
@@ -341,6 +349,15 @@ def _index(config: ScalrConfig, translator: Translator) -> ItemIndex | None:
     from scalr_ray.translator.neural.index import ItemIndex
 
     return ItemIndex.of(translator)
+
+
+def _recall(task: DrawTask, index: ItemIndex) -> float:
+    """The share of the likeliest items that the index finds, over some users of the batch."""
+    for bucket in range(task.buckets.counts.buckets):
+        plan = task.plan(bucket).plan.slice(0, _RECALL_USERS)
+        if plan.num_rows:
+            return index.recall(known(plan, task.settings.as_of), task.settings.candidates)
+    return 1.0
 
 
 def _micros(since: Mapping[str, datetime]) -> dict[str, int]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.keyed import stream_seed
-from scalr_ray.generate import DrawSettings, plan_users
+from scalr_ray.generate import Coding, DrawSettings, plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
     best_likelihood,
@@ -267,7 +267,7 @@ class _Bench:
     def draw(self, translator: Translator, decay: float) -> pa.Table:
         """Events at scale one, for the stripped users and those whose history leaves weight."""
         drawn = draw_here(
-            self._plan(decay),
+            self._plan(translator, decay),
             translator,
             self._settings("trial"),
             self._schema,
@@ -281,7 +281,7 @@ class _Bench:
         """As many for the same users, from the prior."""
         return draw_placebo(
             events,
-            self._plan(decay),
+            self._plan(translator, decay),
             translator,
             self._settings("placebo"),
             self._schema,
@@ -296,9 +296,10 @@ class _Bench:
             scale = min(scale, most * len(self.events.target) / weights.sum())
         return with_weights(drawn, pa.array(weights * scale))
 
-    def _plan(self, decay: float) -> pa.Table:
+    def _plan(self, translator: Translator, decay: float) -> pa.Table:
         rules = plan_rules(self.config, self.cut, decay_events=decay, thin=self.thin)
-        plan = plan_users(self.events, rules, features=self.features)
+        coding = Coding.of(translator)
+        plan = plan_users(self.events, rules, coding=coding, features=self.features)
         codes = self.events.users.codes(plan["user_id"])
         has_own = pc.greater(pc.list_value_length(plan["own"]), 0)
         plan = plan.filter(pc.or_(pa.array(self.hidden[codes]), has_own))

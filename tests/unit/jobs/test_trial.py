@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 from small_worlds import day, domain_tables, event_table, matrix, quantile_day
@@ -26,7 +27,7 @@ from scalr_ray.jobs.trial import (
 )
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.simulate import World, WorldConfig
-from scalr_ray.translator import PriorMix, Strength
+from scalr_ray.translator import PriorMix, Strength, Vocabulary
 
 CUT = day(10)
 
@@ -218,3 +219,14 @@ def test_the_mass_bounds_the_weight_that_is_tried(planted):
 
 def with_mass(mass_frac: float | None) -> ScalrConfig:
     return CONFIG.model_copy(update={"weights": WeightSettings(scales=(0.1,), mass_frac=mass_frac)})
+
+
+def test_several_types_of_events_can_be_tried(planted):
+    events, start, end = planted
+    source = events.source_log
+    types = Vocabulary(ids=pa.array(["buy", "view"]))
+    kinds = np.arange(len(source)) % 2
+    several = replace(events, event_types=types, source_log=replace(source, types=kinds))
+    found, _ = try_out(several, start, end)
+    # A table without weights of types takes them all alike.
+    assert found == try_out(*planted)[0]

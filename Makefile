@@ -64,10 +64,12 @@ test: install ## run all tests; ARGS="-k lake" narrows them
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare
 
-bench: install ## speed: the as-of join beside others, and training; ARGS="--scale 0.1" makes it short
+bench: install ## speed: the as-of join beside others, training, generation; ARGS="--scale 0.1" makes it short
 	$(BIN)/python tests/bench/asof.py $(ARGS)
 	$(BIN)/python -m tests.bench.translator
 	$(BIN)/python tests/bench/train_ray.py
+	$(BIN)/python -m tests.bench.generate
+	$(BIN)/python tests/bench/generate_ray.py
 
 real: install ## what translators are worth on the Amazon logs in the folder DATA=; an hour
 	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi
@@ -79,8 +81,8 @@ truth: install ## the learned likelihood against the true one, in simulated worl
 	$(BIN)/python -m tests.bench.truth
 	$(BIN)/python -m tests.bench.truth --null --users 500,1000
 
-nodes: install ## train on clusters that lose nodes; minutes
-	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py
+nodes: install ## train and generate on clusters that lose nodes; minutes
+	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py tests/integration/generate_ray_nodes.py
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

@@ -20,9 +20,9 @@ from scalr_ray.core.duck import duck, quote_text
 from scalr_ray.core.events import WEIGHT_FACTORS
 from scalr_ray.gate.check import Check
 from scalr_ray.gate.drift import population_stability
-from scalr_ray.generate.draw import EVENT_TYPE, NEGATIVE_TYPE
-from scalr_ray.generate.drawn import Rows, expose_rows
-from scalr_ray.generate.refine_report import RefinementReport
+from scalr_ray.generate.kernel.draw import EVENT_TYPE, NEGATIVE_TYPE
+from scalr_ray.generate.refining.drawn import Rows, expose_rows
+from scalr_ray.generate.refining.report import RefinementReport
 from scalr_ray.translator import Vocabulary
 
 # The product of the factors, in SQL.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scalr_ray.generate.separation import stability_index
+from scalr_ray.generate.refining.separation import stability_index
 
 
 def population_stability(

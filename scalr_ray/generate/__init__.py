@@ -1,12 +1,12 @@
 """Generation: from users and a translator to synthetic events, with Ray Data.
 
 ```
-bucket_events   the events of the store, in buckets of users on disk        buckets, bucketing, disk
-draw_batch      pass 1: each bucket planned and drawn for                    pipeline, actors
-  plan_bucket     who gets how many events, and what is known of them        plan
-  draw_events     the kernel: what is proposed, drawn, triggered, when       draw, proposals, ...
-fit_refinement  what can only be decided once all has been drawn             refine, align, ...
-refine_batch    pass 2: thinned, weighed, and staged by rename               pipeline, refinement
+bucket_events   the events of the store, in buckets of users on disk      buckets, bucketing, disk
+draw_batch      pass 1: each bucket planned and drawn for                  pipeline, actors
+  plan_bucket     who gets how many events, and what is known of them      plan, versions
+  draw_events     what is proposed, drawn, triggered, when                 kernel/, catalogue
+fit_refinement  what can only be decided once all has been drawn           refining/
+refine_batch    pass 2: thinned, weighed, and staged by rename             pipeline
 ```
 
 Every draw is keyed by user and item, so that buckets, workers and retries change nothing.
@@ -16,7 +16,7 @@ from scalr_ray.generate.actors import DrawTask
 from scalr_ray.generate.bucketing import AboutUsers, bucket_events
 from scalr_ray.generate.buckets import BucketRules, Buckets
 from scalr_ray.generate.catalogue import Catalogue
-from scalr_ray.generate.draw import DrawSettings, draw_events
+from scalr_ray.generate.kernel.draw import DrawSettings, draw_events
 from scalr_ray.generate.pipeline import (
     Destination,
     DrawnBatch,
@@ -35,7 +35,7 @@ from scalr_ray.generate.plan import (
     plan_users,
     vocabulary_fingerprint,
 )
-from scalr_ray.generate.refine import (
+from scalr_ray.generate.refining.refine import (
     ObservedTarget,
     Refinement,
     RefineSettings,

@@ -23,10 +23,10 @@ import ray
 
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.generate.appearing import appearing, parquet_rows
-from scalr_ray.generate.block import DrawSettings
 from scalr_ray.generate.buckets import ABOUT, SOURCE, TAKEN, TARGET, Buckets
 from scalr_ray.generate.catalogue import Catalogue
-from scalr_ray.generate.draw import draw_events
+from scalr_ray.generate.kernel.block import DrawSettings
+from scalr_ray.generate.kernel.draw import draw_events
 from scalr_ray.generate.plan import Coding, PlanRules, plan_bucket
 from scalr_ray.translator.encode import KEY_SEPARATOR
 from scalr_ray.translator.protocol import Translator

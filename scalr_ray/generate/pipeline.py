@@ -32,9 +32,9 @@ from ray.data import ActorPoolStrategy
 from scalr_ray.generate import spread
 from scalr_ray.generate.actors import DrawCounts, Drawer, DrawFolder, DrawTask
 from scalr_ray.generate.appearing import parquet_rows
-from scalr_ray.generate.block import refuse_later_translator
 from scalr_ray.generate.disk import refuse_full_disk
-from scalr_ray.generate.refinement import Refinement, refine
+from scalr_ray.generate.kernel.block import refuse_later_translator
+from scalr_ray.generate.refining.refinement import Refinement, refine
 
 _BYTES_PER_ROW = 120  # of a drawn row in its file
 _FRUITLESS_ROUNDS = 2  # in which workers died and no bucket was done

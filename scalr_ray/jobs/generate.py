@@ -248,13 +248,22 @@ def _draw_and_refine(
         with progress.stage("Count what users would get, to keep to the budget"):
             thin = min(1.0, config.generation.budget / max(wanted_rows(task), 1))
         task = replace(task, rules=replace(task.rules, thin=thin))
+    destination = Destination(
+        staged=workspace.lake.staging_dir(batch.batch_id),
+        refused=workspace.layout.rejected / batch.batch_id,
+    )
     report: dict[str, Any] = {}
     if task.index is not None:
         with progress.stage("Hold the index of items against a look at all"):
             report["index_recall"] = _recall(task, task.index)
         progress.note(f"the index finds {report['index_recall']:.1%} of the likeliest items")
     with progress.stage("Generate synthetic events with Ray Data", total=users) as advance:
-        drawn = draw_batch(task, work / "drawn", on_progress=advance)
+        drawn = draw_batch(
+            task,
+            work / "drawn",
+            also_room_in=[destination.staged],
+            on_progress=advance,
+        )
     with progress.stage("Hold them against the target domain"):
         real = workspace.target_events(batch.as_of).select(["user_id", "item_id", EVENT_TIMESTAMP])
         real = real.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
@@ -266,10 +275,6 @@ def _draw_and_refine(
         )
     for sentence in found.sentences:
         progress.note(sentence)
-    destination = Destination(
-        staged=workspace.lake.staging_dir(batch.batch_id),
-        refused=workspace.layout.rejected / batch.batch_id,
-    )
     with progress.stage("Weigh and stage them", total=users) as advance:
         counts = refine_batch(
             drawn, refinement, workspace.schema, to=destination, on_progress=advance

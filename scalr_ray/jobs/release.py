@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
-from scalr_ray.generate.refine_report import RefinementReport
+from scalr_ray.generate.refining.report import RefinementReport
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain

@@ -12,9 +12,14 @@ import pytest
 from small_drawings import SCHEMA, small_drawing
 
 from scalr_ray.gate import Observed, audit, first_failure, population_stability
-from scalr_ray.generate.discriminate import DiscriminatorReport, FeatureShift
-from scalr_ray.generate.refine import ObservedTarget, RefineSettings, fit_refinement, refine
-from scalr_ray.generate.separation import Auc
+from scalr_ray.generate.refining.discriminate import DiscriminatorReport, FeatureShift
+from scalr_ray.generate.refining.refine import (
+    ObservedTarget,
+    RefineSettings,
+    fit_refinement,
+    refine,
+)
+from scalr_ray.generate.refining.separation import Auc
 from scalr_ray.translator import as_prior
 
 NAMES = [

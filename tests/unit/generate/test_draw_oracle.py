@@ -19,7 +19,7 @@ from small_drawings import listed, small_drawing, with_column, with_slots, with_
 from scalr_ray.core.clock import from_micros, to_micros
 from scalr_ray.core.keyed import id_keys, keyed_gumbel, stream_seed
 from scalr_ray.generate.catalogue import Catalogue
-from scalr_ray.generate.draw import EVENT_TYPE, NEGATIVE_TYPE
+from scalr_ray.generate.kernel.draw import EVENT_TYPE, NEGATIVE_TYPE
 from scalr_ray.generate.plan import known
 from scalr_ray.translator import Vocabulary
 

@@ -30,7 +30,7 @@ from scalr_ray.core.errors import DataError, LeakageError
 from scalr_ray.core.events import WEIGHT_FACTORS, synthetic_event_schema
 from scalr_ray.generate import draw_events
 from scalr_ray.generate.catalogue import Catalogue
-from scalr_ray.generate.draw import BELOW_FLOOR, NO_EVIDENCE
+from scalr_ray.generate.kernel.draw import BELOW_FLOOR, NO_EVIDENCE
 from scalr_ray.generate.plan import known
 from scalr_ray.translator import Vocabulary, as_prior, log_likelihood
 

@@ -12,8 +12,8 @@ from scipy import sparse, stats
 from small_drawings import small_drawing, with_slots
 
 from scalr_ray.core.keyed import id_keys
-from scalr_ray.generate.draw import NEGATIVE_TYPE
-from scalr_ray.generate.negatives import _by_inversion, draw_from_prior
+from scalr_ray.generate.kernel.draw import NEGATIVE_TYPE
+from scalr_ray.generate.kernel.negatives import _by_inversion, draw_from_prior
 from scalr_ray.generate.plan import known
 from scalr_ray.translator import as_prior, log_likelihood
 
@@ -63,7 +63,7 @@ def test_negatives_are_drawn_one_after_the_other_in_proportion_to_the_prior(most
     def limited(sums, user_keys, attempts, seed):
         return _by_inversion(sums, user_keys, min(attempts, most), seed)
 
-    monkeypatch.setattr("scalr_ray.generate.negatives._by_inversion", limited)
+    monkeypatch.setattr("scalr_ray.generate.kernel.negatives._by_inversion", limited)
     weights = [8, 0, 4, 2, 1, 3]
     users = 6000
     _, item, propensity = draw(weights, out=[2], wanted=2, users=users)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalr_ray.generate.sampling import distribution, largest, ranks
+from scalr_ray.generate.kernel.sampling import distribution, largest, ranks
 
 # Few values, so that many are equal; -inf is not drawn.
 value = st.sampled_from([-math.inf, -2.0, -0.5, 0.0, 0.5, 3.0])

@@ -10,8 +10,8 @@ import pyarrow as pa
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.events import WEIGHT_FACTORS, synthetic_event_schema
 from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
-from scalr_ray.generate.contrast import ObservedTarget
-from scalr_ray.generate.refine import RefineSettings
+from scalr_ray.generate.refining.contrast import ObservedTarget
+from scalr_ray.generate.refining.refine import RefineSettings
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 CUT = to_micros(AS_OF)

@@ -14,8 +14,8 @@ from refine_rows import SCHEMA, drawn_rows, observed_target, settings
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.gate.drift import population_stability
-from scalr_ray.generate.align import feature_buckets, keep_fractions, popularity_buckets
-from scalr_ray.generate.refine import fit_refinement, refine
+from scalr_ray.generate.refining.align import feature_buckets, keep_fractions, popularity_buckets
+from scalr_ray.generate.refining.refine import fit_refinement, refine
 
 masses = st.lists(st.integers(1, 100), min_size=1, max_size=12)
 pairs = st.integers(1, 10).flatmap(

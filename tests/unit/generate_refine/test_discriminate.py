@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from refine_rows import CUT, DAY, SCHEMA, drawn_rows, observed_target, settings
 
-from scalr_ray.generate.refine import fit_refinement, refine
+from scalr_ray.generate.refining.refine import fit_refinement, refine
 
 ITEMS = 60
 PRIOR = 1 / np.arange(1, ITEMS + 1)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from refine_rows import CUT, DAY, SCHEMA, item_ids, observed_target, settings
 
-from scalr_ray.generate.refine import fit_refinement
+from scalr_ray.generate.refining.refine import fit_refinement
 
 ITEMS = 50
 FILE_ROWS = 20_000

@@ -15,7 +15,7 @@ from hypothesis import settings as few
 from hypothesis import strategies as st
 from refine_rows import SCHEMA, drawn_rows, observed_target, settings, written
 
-from scalr_ray.generate.refine import RefinementReport, fit_refinement, refine
+from scalr_ray.generate.refining.refine import RefinementReport, fit_refinement, refine
 
 ITEMS = 40
 ROWS = 9000

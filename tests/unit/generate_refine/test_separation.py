@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalr_ray.generate.separation import (
+from scalr_ray.generate.refining.separation import (
     FoldRankings,
     Ranking,
     feature_auc,

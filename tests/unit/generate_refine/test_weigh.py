@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from refine_rows import AS_OF, SCHEMA, drawn_rows, observed_target, settings
 
 from scalr_ray.core.events import WEIGHT_FACTORS
-from scalr_ray.generate.refine import fit_refinement, refine
-from scalr_ray.generate.weigh import ExactSum
+from scalr_ray.generate.refining.refine import fit_refinement, refine
+from scalr_ray.generate.refining.weigh import ExactSum
 
 weighted_rows = st.lists(
     st.tuples(

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from scalr_ray.generate.align import ItemCaps
-from scalr_ray.generate.contrast import keys_of_users
-from scalr_ray.generate.discriminate import Density
-from scalr_ray.generate.weigh import WeightRule
+from scalr_ray.generate.refining.align import ItemCaps
+from scalr_ray.generate.refining.contrast import keys_of_users
+from scalr_ray.generate.refining.discriminate import Density
+from scalr_ray.generate.refining.weigh import WeightRule
 
 ABOVE_BUCKET_SHARE = "above_bucket_share"
 ITEM_CAP = "item_cap"

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scalr_ray.generate.align import AlignmentReport
-from scalr_ray.generate.discriminate import DiscriminatorReport
-from scalr_ray.generate.weigh import MassReport
+from scalr_ray.generate.refining.align import AlignmentReport
+from scalr_ray.generate.refining.discriminate import DiscriminatorReport
+from scalr_ray.generate.refining.weigh import MassReport
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.core.keyed import keyed_gumbel, keyed_uniform, stream_seed
-from scalr_ray.generate.block import Block
-from scalr_ray.generate.proposals import (
+from scalr_ray.generate.kernel.block import Block
+from scalr_ray.generate.kernel.proposals import (
     Candidates,
     PriorAlone,
     chunks,
     log_likelihood_of,
     mass_left,
 )
-from scalr_ray.generate.sampling import largest, ranks
+from scalr_ray.generate.kernel.sampling import largest, ranks
 from scalr_ray.translator.encode import incidence
 from scalr_ray.translator.protocol import Translator
 from scalr_ray.translator.shortlist import shortlist

@@ -20,7 +20,7 @@ from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import duck
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import stream_seed
-from scalr_ray.generate.align import (
+from scalr_ray.generate.refining.align import (
     AlignmentReport,
     ItemCaps,
     align_shares,
@@ -28,14 +28,14 @@ from scalr_ray.generate.align import (
     find_item_caps,
     popularity_buckets,
 )
-from scalr_ray.generate.contrast import (
+from scalr_ray.generate.refining.contrast import (
     Contrast,
     ItemFacts,
     ObservedTarget,
     draw_contrast,
     item_numbers,
 )
-from scalr_ray.generate.discriminate import (
+from scalr_ray.generate.refining.discriminate import (
     Density,
     DiscriminatorReport,
     discriminator_auc,
@@ -44,10 +44,10 @@ from scalr_ray.generate.discriminate import (
     fit_discriminator,
     reweighted,
 )
-from scalr_ray.generate.drawn import Rows, expose_rows
-from scalr_ray.generate.refine_report import RefinementReport
-from scalr_ray.generate.refinement import Refinement, refine, weight_factors
-from scalr_ray.generate.weigh import ExactSum, MassReport, WeightRule, product
+from scalr_ray.generate.refining.drawn import Rows, expose_rows
+from scalr_ray.generate.refining.refinement import Refinement, refine, weight_factors
+from scalr_ray.generate.refining.report import RefinementReport
+from scalr_ray.generate.refining.weigh import ExactSum, MassReport, WeightRule, product
 
 __all__ = [
     "ObservedTarget",

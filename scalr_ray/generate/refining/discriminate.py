@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from scalr_ray.core.keyed import keyed_bits, stream_seed
-from scalr_ray.generate.contrast import Contrast, ItemFacts
-from scalr_ray.generate.separation import Auc, FoldRankings, feature_auc, feature_stability
+from scalr_ray.generate.refining.contrast import Contrast, ItemFacts
+from scalr_ray.generate.refining.separation import Auc, FoldRankings, feature_auc, feature_stability
 
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingClassifier

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS
 from scalr_ray.core.keyed import keyed_bits, keyed_uniform, stream_seed
-from scalr_ray.generate.block import Block, DrawSettings, refuse_later_translator
 from scalr_ray.generate.catalogue import Catalogue
-from scalr_ray.generate.event_times import choose_triggers, event_times
-from scalr_ray.generate.negatives import negatives_of
-from scalr_ray.generate.proposals import Candidates, propose
-from scalr_ray.generate.sampling import ranks
+from scalr_ray.generate.kernel.block import Block, DrawSettings, refuse_later_translator
+from scalr_ray.generate.kernel.event_times import choose_triggers, event_times
+from scalr_ray.generate.kernel.negatives import negatives_of
+from scalr_ray.generate.kernel.proposals import Candidates, propose
+from scalr_ray.generate.kernel.sampling import ranks
 from scalr_ray.translator.protocol import Translator
 
 if TYPE_CHECKING:

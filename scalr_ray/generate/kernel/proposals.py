@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.core.keyed import keyed_gumbel, stream_seed
-from scalr_ray.generate.block import Block, DrawSettings
-from scalr_ray.generate.sampling import distribution, largest
+from scalr_ray.generate.kernel.block import Block, DrawSettings
+from scalr_ray.generate.kernel.sampling import distribution, largest
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.protocol import Translator
 from scalr_ray.translator.shortlist import Shortlist, shortlist

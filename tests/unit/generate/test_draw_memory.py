@@ -44,8 +44,8 @@ def peak_of(drawing, users, **changes):
 
 def test_memory_does_not_grow_with_the_number_of_users(monkeypatch):
     for budget in (
-        "generate.proposals._LISTED_SCORES",
-        "generate.negatives._SCORES_AT_ONCE",
+        "generate.kernel.proposals._LISTED_SCORES",
+        "generate.kernel.negatives._SCORES_AT_ONCE",
         "translator.shortlist._CHUNK_SCORES",
     ):
         monkeypatch.setattr(f"scalr_ray.{budget}", 8 * ITEMS)

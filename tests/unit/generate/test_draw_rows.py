@@ -172,7 +172,7 @@ def test_the_inner_chunks_change_nothing_bit_for_bit(drawing, monkeypatch, eleme
         "negatives._ATTEMPTS_AT_ONCE",
         "negatives._SCORES_AT_ONCE",
     ):
-        monkeypatch.setattr(f"scalr_ray.generate.{budget}", elements)
+        monkeypatch.setattr(f"scalr_ray.generate.kernel.{budget}", elements)
     assert drawing.draw(negatives=2).equals(whole)
 
 

@@ -10,7 +10,7 @@ Legend: N users, I target items.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -56,6 +56,10 @@ class Catalogue:
     def allowed(self, group: int) -> NDArray[np.bool_]:
         """(I,) the items that may be proposed to the users of a group."""
         return np.asarray(self.item_group == group)
+
+    def without(self, items: NDArray[np.bool_]) -> Catalogue:
+        """The same without the `items` (I,); nothing of it may be left."""
+        return replace(self, item_group=np.where(items, -1, self.item_group).astype(np.int32))
 
     @classmethod
     def everything(cls, items: int) -> Catalogue:

@@ -5,7 +5,11 @@ sdk.py        Scalr: one method per verb of the command line
 workspace.py  a feature repository opened: configuration, layout, Feast, ledger, lake
 ingest.py     event log -> event views, feature snapshots, registry
 train.py      events as of T -> a translator, its strength, its trial
+fitting.py    the translator of the configured kind; counting.py and tune.py serve it
 generate.py   translator -> staged batch
+drawing.py    the configuration in the terms of generation; the trial and the placebo draw here
+vanished.py   is the translator of these events, and are its items still there?
+surroundings.py  what Feast says of the items and users that are drawn for
 release.py    staged batch -> audited -> published, and what it replaces retired
 increment.py  the scheduled run: what is new since the published batches, and nothing twice
 backfill.py   the same at rolling origins in the past

@@ -40,6 +40,7 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
@@ -179,17 +180,18 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
     model = load_translator(Path(batch.record.path))
-    around = Surroundings.of(workspace, model, batch.as_of)
     source, target = (
         stream_events(workspace.store, view, as_of=batch.as_of)
         for view in (SOURCE_VIEW, TARGET_VIEW)
     )
+    around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
     if batch.since is not None:
         taken = stream_events(workspace.store, SYNTHETIC_VIEW, as_of=batch.as_of)
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):
             seen = _contents(source, config.domains.source)
+            gone = vanished_items(source, target, model, config.domains.target)
             # What an earlier try left is used if it was made of the same events.
             others = [_contents(side, ()) for side in (target, taken) if side is not None]
             identity = fingerprint([batch.batch_id, repr(seen), repr(others)], 16)
@@ -212,6 +214,13 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
         progress.note(
             f"{buckets.counts.users:,} users with {buckets.counts.source_events:,} source events"
         )
+        if gone.any():
+            progress.note(f"{int(gone.sum()):,} items have no event any more and are not proposed")
+        if buckets.counts.left_out:
+            progress.note(
+                f"{buckets.counts.left_out:,} events left out, of users with more than "
+                f"{config.generation.history_events:,} newer ones in a domain"
+            )
         task = DrawTask(
             buckets=buckets,
             translator=model,
@@ -229,7 +238,7 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
                 label="generate",
             ),
             schema=workspace.schema,
-            catalogue=around.catalogue,
+            catalogue=around.catalogue.without(gone),
             index=_index(config, model),
         )
         return _draw_and_refine(workspace, batch, task, around, work, seen)

@@ -18,7 +18,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -154,10 +155,12 @@ def draw_batch(
         refuse_full_disk(place, _bytes_to_come(task, len(pending)), "the events to be drawn")
     if on_progress is not None and done:
         on_progress(sum(counts.seen for counts in done.values()))
-    for counts in _draw_in_rounds(task, folder, pending):
-        done[counts.bucket] = counts
-        if on_progress is not None:
-            on_progress(counts.seen)
+    # Closed also where `on_progress` raises, so that the workers do not go on.
+    with closing(_draw_in_rounds(task, folder, pending)) as drawing:
+        for counts in drawing:
+            done[counts.bucket] = counts
+            if on_progress is not None:
+                on_progress(counts.seen)
     folder.make()
     return DrawnBatch(folder=folder, counts=tuple(done[bucket] for bucket in sorted(done)))
 
@@ -206,12 +209,13 @@ def refine_batch(
     refuse_full_disk(hidden.staged, drawn.rows * _BYTES_PER_ROW, "the events of the batch")
     seen = {counts.bucket: counts.seen for counts in drawn.counts}
     users, events, refused = 0, 0, Counter[str]()
-    for row in _refine(drawn, refinement, schema, hidden):
-        users += row["users"]
-        events += row["events"]
-        refused.update(dict(row["refused"]))
-        if on_progress is not None:
-            on_progress(seen[row["bucket"]])
+    with closing(_refine(drawn, refinement, schema, hidden)) as refining:
+        for row in refining:
+            users += row["users"]
+            events += row["events"]
+            refused.update(dict(row["refused"]))
+            if on_progress is not None:
+                on_progress(seen[row["bucket"]])
     for made, shown in ((hidden.refused, to.refused), (hidden.staged, to.staged)):
         for half_written in made.glob(".*"):
             half_written.unlink()
@@ -227,7 +231,7 @@ def refine_batch(
 
 def _draw_in_rounds(
     task: DrawTask, folder: DrawFolder, pending: Sequence[int]
-) -> Iterator[DrawCounts]:
+) -> Generator[DrawCounts, None, None]:
     """`_draw`, again for what is left as long as workers die and buckets are done all the same.
 
     A lost node takes its actors along, and their tries run out before Ray knows that it is gone.
@@ -278,7 +282,7 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
 
 def _refine(
     drawn: DrawnBatch, refinement: Refinement, schema: pa.Schema, to: Destination
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Refine bucket by bucket; what was counted of each, as they come."""
     folder = drawn.folder
 

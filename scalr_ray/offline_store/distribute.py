@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,9 +32,11 @@ from scalr_ray.core.errors import DataError, RetryLater, ScalrError
 from scalr_ray.offline_store.entity_rows import read_entities
 from scalr_ray.offline_store.limits import Limits, open_duck
 from scalr_ray.offline_store.parcels import PARCELS, key_types
-from scalr_ray.offline_store.retrieve import FoundView
 from scalr_ray.offline_store.shuffle import Shuffle, ShuffledView, Slices
 from scalr_ray.offline_store.sources.reading import Piece
+
+if TYPE_CHECKING:  # that one loads Feast, which a worker of the cluster does without
+    from scalr_ray.offline_store.retrieve import FoundView
 
 _MOST_PARTITIONS = 1024  # the shuffle keeps an object for each pair of a block and a partition
 _BUCKETS_EACH = 16  # so many small buckets make partitions of about the same size

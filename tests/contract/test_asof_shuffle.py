@@ -192,7 +192,7 @@ def test_rows_whose_key_matches_nothing_are_spread() -> None:
 
 
 def test_tasks_of_a_cluster_do_not_wait_for_feast() -> None:
-    rooms = ("shuffle", "sources.files", "sources.iceberg", "sources.postgres")
+    rooms = ("distribute", "shuffle", "sources.files", "sources.iceberg", "sources.postgres")
     imports = "".join(f"import scalr_ray.offline_store.{room}\n" for room in rooms)
     code = f"import sys\n{imports}print('feast' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

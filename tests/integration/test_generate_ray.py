@@ -49,6 +49,7 @@ from scalr_ray.generate import (
 )
 from scalr_ray.generate.buckets import SIDES
 from scalr_ray.offline_store.cluster import _join, ray_session
+from scalr_ray.translator import Vocabulary
 
 pytestmark = [
     pytest.mark.ray,
@@ -275,9 +276,13 @@ def test_a_batch_that_is_refused_whole_stages_nothing(drawing, work, tmp_path):
 
 
 def test_what_is_told_of_users_reaches_the_kernel(drawing, work):
-    allowed = np.ones((2, len(drawing.translator.target_items)), dtype=bool)
-    allowed[1, ::2] = False
-    catalogue = replace(Catalogue.everything(allowed.shape[1]), allowed=allowed)
+    items = len(drawing.translator.target_items)
+    # Even items for users of group 0, odd ones for those of group 1.
+    catalogue = Catalogue(
+        item_group=(np.arange(items) % 2).astype(np.int32),
+        user_features=("parity",),
+        values=Vocabulary(ids=pa.array(["even", "odd"])),
+    )
 
     def is_odd(users):
         return [int(user[-1]) % 2 for user in users.to_pylist()]
@@ -292,7 +297,9 @@ def test_what_is_told_of_users_reaches_the_kernel(drawing, work):
     items = drawing.translator.target_items.codes(rows["item_id"])
     odd = np.array(is_odd(rows["user_id"]), dtype=bool)
     assert (items[odd] % 2 == 1).all()
-    assert (items[~odd] % 2 == 0).any()
+    assert (items[~odd] % 2 == 0).all()
+    assert odd.any()
+    assert not odd.all()
     assert not {user[-1] for user in rows["user_id"].to_pylist()} & {"3", "5"}
     everybody = expected_rows(drawing)["user_id"].unique().to_pylist()
     assert batch.without_consent == sum(user[-1] in "35" for user in everybody)

@@ -3,7 +3,7 @@
 ```
 bucket_events   the events of the store, in buckets of users on disk      buckets, bucketing, disk
 draw_batch      pass 1: each bucket planned and drawn for                  pipeline, actors
-  plan_bucket     who gets how many events, and what is known of them      plan, versions
+  plan_bucket     who gets how many events, and what is known of them      plan
   draw_events     what is proposed, drawn, triggered, when                 kernel/, catalogue
 fit_refinement  what can only be decided once all has been drawn           refining/
 refine_batch    pass 2: thinned, weighed, and staged by rename             pipeline

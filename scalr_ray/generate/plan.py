@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
-from scalr_ray.generate.versions import latest_versions
+from scalr_ray.core.versions import latest_versions
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.translator.encode import Vocabulary, source_domains
 from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users

@@ -16,6 +16,7 @@ from scalr_ray.core.config import ScalrConfig, load_config
 from scalr_ray.core.errors import UsageError
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
+from scalr_ray.core.versions import latest_versions
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.learn import TrainingEvents
@@ -107,14 +108,14 @@ class Workspace:
         return now
 
     def source_events(self, as_of: datetime) -> pa.Table:
-        """Events of the configured source domains, visible as of `as_of`."""
-        pulled = pull_events(self.store, SOURCE_VIEW, as_of=as_of)
+        """Events of the configured source domains as of `as_of`, each in its last version."""
+        pulled = latest_versions(pull_events(self.store, SOURCE_VIEW, as_of=as_of), as_of)
         wanted = pa.array(self.config.domains.source)
         return pulled.filter(pc.is_in(pulled["domain"], value_set=wanted))
 
     def target_events(self, as_of: datetime) -> pa.Table:
-        """Events of the configured target domain, visible as of `as_of`."""
-        pulled = pull_events(self.store, TARGET_VIEW, as_of=as_of)
+        """Events of the configured target domain as of `as_of`, each in its last version."""
+        pulled = latest_versions(pull_events(self.store, TARGET_VIEW, as_of=as_of), as_of)
         return pulled.filter(pc.equal(pulled["domain"], self.config.domains.target))
 
     def features_for(self, kind: str, key: str) -> FeaturesAsOf | None:

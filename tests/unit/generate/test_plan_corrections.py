@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from small_worlds import day, event_table
 
 from scalr_ray.core.clock import to_micros
+from scalr_ray.core.versions import latest_versions
 from scalr_ray.generate import Coding, PlanRules, plan_bucket
-from scalr_ray.generate.versions import latest_versions
 from scalr_ray.translator import Vocabulary
 from scalr_ray.translator.encode import source_keys
 

@@ -33,6 +33,11 @@ class Surroundings:
     workspace: Workspace | None = None
 
     @classmethod
+    def none(cls, translator: Translator) -> Surroundings:
+        """Nothing is restricted, and nothing asked."""
+        return cls(catalogue=Catalogue.everything(len(translator.target_items)))
+
+    @classmethod
     def of(cls, workspace: Workspace, translator: Translator, as_of: datetime) -> Surroundings:
         """Ask Feast for what the configuration names.
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from scalr_ray.core.clock import floor_day, from_micros
+from scalr_ray.core.errors import DataError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.fitting import Fitted, fit
@@ -147,13 +148,22 @@ def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
             fitted.on_stage,
             workspace.config,
             window_days=fitted.prior.window_days,
-            around=Surroundings.of(workspace, fitted.on_stage, stage.validation_cut),
+            around=_surroundings_then(workspace, stage, fitted),
             thin=thin_to_budget(workspace.config, stage.events, stage.cutoff),
             features=workspace.features_for(fitted.translator.kind, "user_id"),
             advance=advance,
         )
     workspace.progress.note(f"weight {trial.weight_scale:g}; {trial.sentence}")
     return trial
+
+
+def _surroundings_then(workspace: Workspace, stage: Stage, fitted: Fitted) -> Surroundings:
+    """What was known of items and users as of the validation cut, if anything was by then."""
+    try:
+        return Surroundings.of(workspace, fitted.on_stage, stage.validation_cut)
+    except DataError as error:
+        workspace.progress.note(f"the trial goes without restrictions: {error.message}")
+        return Surroundings.none(fitted.on_stage)
 
 
 def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:

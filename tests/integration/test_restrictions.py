@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,10 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from scheduled_runs import SETTINGS, TIME, layout_of, make_repo, middle_of, small_log
 
 from scalr_ray import Scalr
 from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.offline_store.cluster import ray_session
 
@@ -98,7 +101,7 @@ def one_ray() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     folder = tmp_path_factory.mktemp("shop")
-    events = small_log()
+    events = small_log(users=300)  # enough for the evidence to show
     cut = middle_of(events)
     films = events.filter(pc.equal(events["domain"], "films"))
     item_ids = sorted(set(films["item_id"].to_pylist()))
@@ -159,6 +162,16 @@ def test_items_are_restricted_by_what_was_known_of_them(shop: Shop):
     assert item_values(shop, rows, "category") == {"drama", "comedy"}
     assert item_values(shop, rows, "banned") == {False}
     assert max(item_values(shop, rows, "launched_at")) <= shop.cut
+
+
+def test_a_trial_goes_without_what_was_not_known_then(shop: Shop):
+    restricted = "generation.catalogue={service: shop_items_v1, only: {category: [drama]}}"
+    shown = io.StringIO()
+    progress = Progress(Console(file=shown, width=200))
+    with Scalr(shop.repo, [*SETTINGS, restricted], progress=progress) as scalr:
+        trained = scalr.train(shop.cut)
+    assert trained.trial is not None
+    assert "the trial goes without restrictions: generation.catalogue.only" in shown.getvalue()
 
 
 def test_users_get_items_of_their_own_market(shop: Shop):

@@ -11,7 +11,6 @@ from scipy import stats
 from small_worlds import day, domain_tables, event_table, matrix, quantile_day
 
 from scalr_ray.core.config import ScalrConfig, WeightSettings
-from scalr_ray.generate import Catalogue
 from scalr_ray.jobs.arms import Holdout
 from scalr_ray.jobs.drawing import decays
 from scalr_ray.jobs.surroundings import Surroundings
@@ -184,7 +183,7 @@ def try_out(
     steps: list[int] = []
     stage = Stage.of(events.as_of(end).compact(), validation_cut=start, cutoff=end, seed=0)
     translator = translator_as_of(stage.visible, start, strength=STRENGTH, mix=MIX)
-    around = Surroundings(catalogue=Catalogue.everything(len(translator.target_items)))
+    around = Surroundings.none(translator)
     found = run_trial(
         stage, translator, config, window_days=90, advance=steps.append, around=around
     )

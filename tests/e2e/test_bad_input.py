@@ -305,9 +305,9 @@ def test_a_wrong_setting_is_found_before_a_world_is_simulated(options, tmp_path,
 def test_no_events_before_the_cut(verb, filled, capsys):
     before = bytes_below(filled / "data")
     assert scalr(filled, verb, "--as-of", "1999-01-01") == 2
-    assert "there are no source events before the cut; import some, or move the cut later" in (
-        line_of(capsys.readouterr())
-    )
+    *_, last = capsys.readouterr().err.splitlines()
+    why = "there are no source events before the cut; import some, or move the cut later"
+    assert last == f"scalr: {why}"
     assert bytes_below(filled / "data") == before
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from scalr_ray.core.config import ScalrConfig, load_config
 from scalr_ray.core.errors import ConfigError, DataError, UsageError
-from scalr_ray.core.events import TIMESTAMP, event_schema, synthetic_event_schema
+from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS, event_schema, synthetic_event_schema
 from scalr_ray.core.layout import ICEBERG_CATALOG, ICEBERG_NAMESPACE, ICEBERG_TABLE, Layout
 
 DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
@@ -81,7 +81,10 @@ def synthetic_events(count: int, cutoff: datetime) -> pa.Table:
         "translator_version": ["v1"] * count,
         "train_cutoff": [cutoff] * count,
         "likelihood": [0.5] * count,
+        "propensity": [0.5] * count,
+        "label": [1.0] * count,
         "sample_weight": [0.1] * count,
+        **{name: [1.0] * count for name in WEIGHT_FACTORS},
         "source_event_id": ["source-1"] * count,
         "generated_at": [cutoff] * count,
     }

@@ -36,7 +36,16 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-_OPTIONAL = ("pyarrow", "pyarrow.compute", "scipy", "scipy.sparse", "scipy.optimize")
+_OPTIONAL = (
+    "duckdb",
+    "pyarrow",
+    "pyarrow.compute",
+    "pyarrow.parquet",
+    "pyarrow.fs",
+    "scipy",
+    "scipy.sparse",
+    "scipy.optimize",
+)
 _DAY = 86_400_000_000
 _MILLION = 1_000_000
 _LOT = 64 * 128 * 4  # examples of one batch of each lane, in the cost against work
@@ -57,9 +66,8 @@ class _Nothing(ModuleType):
 
 
 _HAS_ARROW = importlib.util.find_spec("pyarrow") is not None
-for _name in _OPTIONAL:
-    if importlib.util.find_spec(_name.split(".")[0]) is None:
-        sys.modules[_name] = _Nothing(_name)
+_MISSING = [name for name in _OPTIONAL if importlib.util.find_spec(name.split(".")[0]) is None]
+sys.modules |= {name: _Nothing(name) for name in _MISSING}
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from planted_rows import flat_catalogue, planted_rows  # noqa: E402 - after the stand-ins

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import tempfile
-import threading
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,6 +32,7 @@ from generation_runs import (
     sorted_rows,
     task_of,
 )
+from ray_processes import kill_one
 from small_drawings import SCHEMA, small_drawing
 from table_streams import table_stream
 
@@ -129,27 +127,16 @@ def test_shuffled_input_and_an_injected_failure_change_nothing(drawing, work, tm
 
 
 def test_a_worker_that_is_killed_is_replaced(drawing, work):
-    killed = threading.Event()
+    killed = []
 
     def kill_an_actor(_users):
-        # The first bucket is done: others are being drawn for.
-        if not killed.is_set():
-            killed.set()
-            actors = [
-                process
-                for process in psutil.Process().children(recursive=True)
-                if "ray::" in " ".join(process.cmdline()) and "Drawer" in _title(process)
-            ]
-            assert actors
-            os.kill(actors[0].pid, signal.SIGKILL)
+        # At first none may be at work: the rows of a bucket are told when its file is whole.
+        if not killed and kill_one("Drawer"):
+            killed.append(True)
 
     batch = draw(drawing, work, users=5, on_progress=kill_an_actor)
-    assert killed.is_set()
+    assert killed
     assert drawn_rows(batch).equals(expected_rows(drawing))
-
-
-def _title(process):
-    return " ".join(process.cmdline())
 
 
 def test_buckets_made_on_a_cluster_hold_the_same(drawing, tmp_path):

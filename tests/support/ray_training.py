@@ -11,6 +11,7 @@ import planted_rows
 import psutil
 import ray
 import torch
+from ray_processes import ray_workers
 
 from scalr_ray.learn.neural.feed import table_feed
 from scalr_ray.learn.neural.loop import LoopSettings, LoopState, train_loop
@@ -69,14 +70,7 @@ def assert_agrees(run: Any, alone: LoopState) -> None:
 
 def training_workers() -> list[psutil.Process]:
     """The workers of Ray Train that this process started."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "RayTrainWorker" in process.cmdline()[0]:
-                found.append(process)
-        except (psutil.NoSuchProcess, IndexError):  # it ended meanwhile
-            continue
-    return found
+    return ray_workers("RayTrainWorker")
 
 
 @contextmanager

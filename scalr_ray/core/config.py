@@ -11,9 +11,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.core.events import IdType
@@ -24,6 +25,9 @@ ENV_PREFIX = "SCALR_"
 
 # SCALR_TEST_* steers the test suite and SCALR_REPO the command line; neither is configuration.
 _ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
+
+_UNSHOWN = ("database",)
+_DATABASES = ("sqlite", "postgresql+psycopg")
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -296,6 +300,18 @@ class EvaluationSettings(_Section):
         return self
 
 
+class RetentionSettings(_Section):
+    """What `scalr gc` removes: snapshots and files that nobody needs any more.
+
+    Snapshots older than `snapshots_days` go, except the newest and those that saved training sets
+    hold. Files that nothing names go once they are older than `orphans_hours`: younger ones may
+    belong to somebody who is still writing.
+    """
+
+    snapshots_days: PositiveInt = 30
+    orphans_hours: NonNegative = 24
+
+
 class Resources(_Section):
     """What a local Ray session may use; a cluster that is there keeps its own."""
 
@@ -303,11 +319,18 @@ class Resources(_Section):
 
 
 class ScalrConfig(_Section):
-    """Everything that `scalr.yaml` may say."""
+    """Everything that `scalr.yaml` may say.
+
+    `database` is the SQLAlchemy URL of registry, ledger and Iceberg catalog; without one they are
+    in a SQLite file in `data_dir`. `warehouse` is where the Iceberg table lies: a folder, taken
+    from the repository if relative, or `s3://bucket/prefix`; without one, in `data_dir`.
+    """
 
     project: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")] = "scalr"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data_dir: str = "data"
+    database: str | None = None
+    warehouse: str | None = None
     ids: IdTypes = IdTypes()
     domains: Domains = Domains()
     prior: PriorSettings = PriorSettings()
@@ -318,18 +341,54 @@ class ScalrConfig(_Section):
     increment: IncrementSettings = IncrementSettings()
     gate: GateSettings = GateSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    retention: RetentionSettings = RetentionSettings()
     resources: Resources = Resources()
+
+    @field_validator("database")
+    @classmethod
+    def _without_password(cls, url: str | None) -> str | None:
+        return None if url is None else checked_database_url(url)
+
+    @field_validator("warehouse")
+    @classmethod
+    def _known_kind(cls, place: str | None) -> str | None:
+        scheme, found, _ = (place or "").partition("://")
+        if found and scheme != "s3":
+            raise ValueError("a warehouse is a folder or s3://bucket/prefix")
+        return place
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the canonical JSON of every setting but those that cannot change a result."""
         without: dict[str, bool | set[str]] = {
             "data_dir": True,
+            "database": True,
+            "warehouse": True,
+            "retention": True,
             "resources": True,
             "increment": True,
             "generation": {"users_per_task"},
         }
         return fingerprint(self.model_dump(mode="json", exclude=without))
+
+
+def checked_database_url(url: str) -> str:
+    """`url`, if it is one that SCALR works on and holds no secret.
+
+    A password would be kept with every run and in Feast's registry; libpq finds it by itself.
+
+    Raises:
+        ValueError: it is of another kind of database, or has a password.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _DATABASES:
+        raise ValueError(f"a database is one of {', '.join(_DATABASES)}")
+    if parts.password is not None or "password=" in parts.query.lower():
+        raise ValueError(
+            "leave the password out of the database URL: PGPASSWORD or the file that PGPASSFILE "
+            "names gives it"
+        )
+    return url
 
 
 def load_config(
@@ -397,4 +456,6 @@ def _first_problem(error: ValidationError, file: Path) -> str:
     if problem["type"] == "extra_forbidden":
         return f"{file}: unknown key {where!r}; remove it or correct its spelling"
     reason = problem["msg"].removeprefix("Value error, ")
-    return f"{file}: {where or 'file'}: {reason} (got {problem['input']!r})"
+    # A refused URL may hold a secret.
+    got = "" if where in _UNSHOWN else f" (got {problem['input']!r})"
+    return f"{file}: {where or 'file'}: {reason}{got}"

@@ -6,6 +6,8 @@
                   events/{source,target}_events/part-*.parquet
                   features/{user_source_features,item_popularity}/part-*.parquet
                   warehouse/                 the Iceberg table of synthetic events, staged batches
+                  training_sets/<name>/      saved training sets
+                  erasures/                  what an erasure that is under way still needs
                   translators/<version>/     safetensors, JSON, parquet
                   training/<run>-<stage>/    checkpoints and TensorBoard files of neural trainings
                   rejected/                  rows set aside, with the reason
@@ -23,31 +25,64 @@ from scalr_ray.core.config import ScalrConfig, load_config
 ICEBERG_CATALOG = "scalr"
 ICEBERG_NAMESPACE = "scalr"
 ICEBERG_TABLE = "synthetic_events"
+_S3 = "s3://"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Absolute paths of one feature repository."""
+    """Absolute paths of one feature repository.
+
+    Attributes:
+        repo: where the definitions lie.
+        data: everything that is written.
+        database: URL of the database, if it is not the file in `data`.
+        warehouse_at: folder or `s3://` address of the warehouse, if it is not in `data`.
+    """
 
     repo: Path
     data: Path
+    database: str | None = None
+    warehouse_at: str | None = None
 
     @classmethod
     def of(cls, repo: Path, config: ScalrConfig | None = None) -> Layout:
         """The layout of the repository at `repo`; reads its `scalr.yaml` unless given."""
         repo = repo.resolve()
         settings = load_config(repo) if config is None else config
-        return cls(repo=repo, data=(repo / settings.data_dir).resolve())
+        place = settings.warehouse
+        if place is not None and not place.startswith(_S3):
+            place = str((repo / place).resolve())
+        return cls(
+            repo=repo,
+            data=(repo / settings.data_dir).resolve(),
+            database=settings.database,
+            warehouse_at=place,
+        )
 
     @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the registry, the ledger and the Iceberg catalog."""
-        return f"sqlite:///{quote(str(self.data / 'scalr.db'))}"
+        return self.database or f"sqlite:///{quote(str(self.data / 'scalr.db'))}"
 
     @property
-    def warehouse(self) -> Path:
-        """Root of the Iceberg table's files."""
-        return self.data / "warehouse"
+    def warehouse(self) -> str:
+        """Root of the Iceberg table's files: an absolute path, or `s3://bucket/prefix`."""
+        return self.warehouse_at or str(self.data / "warehouse")
+
+    @property
+    def warehouse_uri(self) -> str:
+        """The same as a URI."""
+        return self.warehouse if self.warehouse.startswith(_S3) else Path(self.warehouse).as_uri()
+
+    @property
+    def training_sets(self) -> Path:
+        """One folder per saved training set."""
+        return self.data / "training_sets"
+
+    @property
+    def erasures(self) -> Path:
+        """What erasures that are under way still need: the ids, until they are done."""
+        return self.data / "erasures"
 
     @property
     def translators(self) -> Path:

@@ -59,7 +59,7 @@ def open_catalog(layout: Layout) -> SqlCatalog:
     uri = url.render_as_string(hide_password=False)
     for pause_s in _OPEN_PAUSES_S:
         try:
-            catalog = SqlCatalog(ICEBERG_CATALOG, uri=uri, warehouse=str(layout.warehouse))
+            catalog = SqlCatalog(ICEBERG_CATALOG, uri=uri, warehouse=layout.warehouse)
         except DatabaseError as error:
             reason = str(error.orig)
             if "locked" in reason:

@@ -94,7 +94,7 @@ def synthetic_events(count: int, cutoff: datetime) -> pa.Table:
 def create_iceberg(layout: Layout, rows: pa.Table) -> None:
     from pyiceberg.catalog.sql import SqlCatalog
 
-    warehouse = layout.warehouse.as_uri()
+    warehouse = layout.warehouse_uri
     catalog = SqlCatalog(ICEBERG_CATALOG, uri=layout.database_url, warehouse=warehouse)
     catalog.create_namespace(ICEBERG_NAMESPACE)
     table = catalog.create_table(f"{ICEBERG_NAMESPACE}.{ICEBERG_TABLE}", schema=rows.schema)

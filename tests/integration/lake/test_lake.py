@@ -306,9 +306,7 @@ def test_a_file_that_is_no_database_is_named(layout: Layout) -> None:
 
 
 def stock_catalog(layout: Layout):
-    return load_catalog(
-        "scalr", type="sql", uri=layout.database_url, warehouse=str(layout.warehouse)
-    )
+    return load_catalog("scalr", type="sql", uri=layout.database_url, warehouse=layout.warehouse)
 
 
 def test_a_stock_reader_sees_published_rows_only(layout: Layout, lake: SyntheticEventLake) -> None:

@@ -36,6 +36,7 @@ CANDIDATES: tuple[Any, ...] = (
     "refuse",
     "replace",
     "faiss",
+    "sqlite:///elsewhere.db",
     {"service": "user_flags_v1", "feature": "agrees"},
 )
 # Keys that may only be set beside others.
@@ -44,7 +45,15 @@ BESIDE: dict[str, dict[str, Any]] = {
     for name in ("available_from", "available_until", "blocked")
 }
 WITH_ONE_VALUE = {"translator.kind"}
-WITHOUT_INFLUENCE = ("data_dir", "resources.", "increment.", "generation.users_per_task")
+WITHOUT_INFLUENCE = (
+    "data_dir",
+    "database",
+    "warehouse",
+    "retention.",
+    "resources.",
+    "increment.",
+    "generation.users_per_task",
+)
 
 
 def config_file(folder: Path, text: str = "") -> Path:
@@ -177,10 +186,27 @@ def test_an_unknown_key_in_the_environment_or_a_set_is_refused(tmp_path: Path):
         ("generation.catalogue={blocked: gone}", "`service`"),
         ("generation.catalogue={service: items_v1, same: {land: land}}", "`users`"),
         ("alignment.by=price", "`service`"),
+        ("database=mysql://host/db", "database"),
+        ("database=postgresql://host/db", "postgresql+psycopg"),
+        ("warehouse=gs://bucket", "s3://"),
     ],
 )
 def test_a_wrong_value_is_named_in_one_line(tmp_path: Path, override: str, names: str):
     assert names in refusal(config_file(tmp_path, "seed: 0"), override)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://scalr:h1dden@host/db",
+        "postgresql+psycopg://host/db?user=scalr&password=h1dden",
+        "mysql://scalr:h1dden@host/db",
+    ],
+)
+def test_a_password_in_the_database_url_is_refused_and_not_shown(tmp_path: Path, url: str):
+    said = refusal(config_file(tmp_path), f"database={url}")
+    assert "database" in said
+    assert "h1dden" not in said
 
 
 @pytest.mark.parametrize("text", ["- a\n- b", "just text", "a: [1", "a: b: c"])

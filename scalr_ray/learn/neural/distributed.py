@@ -41,7 +41,7 @@ from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.learn.neural.checkpoints import Standing, best_weights
 from scalr_ray.learn.neural.feed import shared_feed
 from scalr_ray.learn.neural.progress import News, Progress, board, tensorboard
-from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS
+from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS, backend
 from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.worker import Job, train_worker
 
@@ -205,7 +205,7 @@ def _fit(job: Job, scaling: ScalingConfig, storage: str | Path, run: str) -> Tra
         train_worker,
         train_loop_config={"job": job},
         scaling_config=scaling,
-        torch_config=TorchConfig(backend="nccl" if scaling.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend=backend(use_gpu=scaling.use_gpu)),
         run_config=RunConfig(
             name=run,
             storage_path=str(storage),

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 SHARDED_FROM_ROWS = 2**18
 
 
+def backend(*, use_gpu: bool) -> str:
+    """How workers talk, in the words of PyTorch.
+
+    Checkpoints are agreed on in memory while the GPUs exchange gradients: PyTorch refuses to write
+    one in the background where the workers have nothing but nccl.
+    """
+    return "cpu:gloo,cuda:nccl" if use_gpu else "gloo"
+
+
 class ShardedTable(nn.Module):
     """An embedding table of which each worker holds a range of rows.
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 import torch.distributed as dist
 from planted_rows import flat_catalogue, planted_rows, small_shape
 from safetensors.torch import load_file, save_file
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import Backend, BackendConfig
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing import spawn
 
 from scalr_ray.learn.neural.feed import table_feed
 from scalr_ray.learn.neural.loop import LoopSettings, LoopState, train_loop
 from scalr_ray.learn.neural.peers import Alone
-from scalr_ray.learn.neural.sharding import clip_gradients, replicate, shard_tables
+from scalr_ray.learn.neural.sharding import backend, clip_gradients, replicate, shard_tables
 from scalr_ray.translator.neural.net import TranslatorNet
 
 _ITEMS = 60
@@ -131,3 +133,11 @@ def test_two_processes_with_sharded_tables_train_as_one_does(tmp_path):
             if name.startswith("age."):  # all are of one age: its gradient is rounding
                 continue
             torch.testing.assert_close(weights[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "wanted"), [(False, {"cpu": "gloo"}), (True, {"cpu": "gloo", "cuda": "nccl"})]
+)
+def test_workers_can_agree_on_a_checkpoint_in_memory_whatever_they_train_on(use_gpu, wanted):
+    understood = BackendConfig(Backend(backend(use_gpu=use_gpu))).get_device_backend_map()
+    assert wanted.items() <= understood.items()

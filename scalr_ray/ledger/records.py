@@ -57,7 +57,7 @@ class RunRecord:
         finished_at: UTC; None while it runs.
         error_code: `ScalrError.code` of what ended it, or the name of another exception.
         metrics: what it measured.
-        code_version: the version of the package that ran.
+        code_version: of the package that ran, with the commit where it lies in a checkout.
     """
 
     run_id: str

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 from sqlalchemy import Engine, select, update
 
 from scalr_ray.core.errors import ScalrError, UsageError
+from scalr_ray.ledger.code import code_version
 from scalr_ray.ledger.database import save, transaction
 from scalr_ray.ledger.records import RunRecord, RunStatus
 from scalr_ray.ledger.tables import RunRow
@@ -47,7 +47,7 @@ class Runs:
             status=RunStatus.RUNNING,
             error_code=None,
             metrics_json={},
-            code_version=version("scalr"),
+            code_version=code_version(),
         )
         with transaction(self._engine) as session:
             return save(session, row).record()

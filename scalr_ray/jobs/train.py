@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.errors import DataError
@@ -107,12 +108,21 @@ def default_validation_cut(workspace: Workspace, events: TrainingEvents) -> date
 
 
 def data_fingerprint(events: TrainingEvents) -> str:
-    """sha256 over the ids of all events, in order."""
+    """sha256 over all that a training reads of the events, whatever order they came in."""
     digest = hashlib.sha256()
-    for side in (events.source, events.target):
-        for event_id in sorted(side.event_ids.to_pylist()):
-            digest.update(f"{event_id}\n".encode())
+    for ids in (events.users, events.source_items, events.target_items, events.event_types):
+        digest.update(_bytes_of(ids.ids))
+    # Codes follow from the ids, and the order from times and event ids.
+    for log in (events.source_log, events.target_log):
+        for column in (log.users, log.items, log.types, log.times, log.known_from, log.values):
+            digest.update(np.ascontiguousarray(column))
+        digest.update(_bytes_of(log.event_ids))
     return digest.hexdigest()
+
+
+def _bytes_of(ids: pa.Array) -> pa.Buffer:
+    """Type, length and values, however memory holds them."""
+    return pa.record_batch([ids], names=["ids"]).serialize()
 
 
 def describe_fit(fitted: Fitted) -> str:

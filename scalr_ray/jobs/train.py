@@ -115,7 +115,7 @@ def data_fingerprint(events: TrainingEvents) -> str:
     # Codes follow from the ids, and the order from times and event ids.
     for log in (events.source_log, events.target_log):
         for column in (log.users, log.items, log.types, log.times, log.known_from, log.values):
-            digest.update(np.ascontiguousarray(column))
+            digest.update(column.tobytes())
         digest.update(_bytes_of(log.event_ids))
     return digest.hexdigest()
 

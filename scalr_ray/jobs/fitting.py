@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.counting import counting_of
+from scalr_ray.jobs.progress import Tell
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import (
@@ -34,6 +35,7 @@ from scalr_ray.translator import Translator
 if TYPE_CHECKING:
     from scalr_ray.learn.neural.fit import NeuralFit
     from scalr_ray.learn.neural.loop import EpochReport
+    from scalr_ray.learn.neural.pace import Progress
     from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 
 
@@ -153,56 +155,93 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
 def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
-    how = neural_fit(workspace, prior)
-    trainings: dict[str, Any] = {}
-    with workspace.progress.stage("Train the neural translator"):
-        fitted = fit_neural(
-            stage.events,
-            validation_cut=stage.validation_cut,
-            cutoff=stage.cutoff,
-            how=how,
-            hidden=stage.hidden,
-            train=partial(_train, workspace, prior, trainings),
-            on_epoch=partial(_note_epoch, workspace),
-        )
+    trainings = _Trainings(workspace, prior)
+    fitted = fit_neural(
+        stage.events,
+        validation_cut=stage.validation_cut,
+        cutoff=stage.cutoff,
+        how=neural_fit(workspace, prior),
+        hidden=stage.hidden,
+        train=trainings.train,
+        on_epoch=partial(_note_epoch, workspace),
+    )
     return _FittedKind(
         translator=fitted.translator,
         on_stage=fitted.at_validation,
         chosen=fitted.chosen,
         prior=prior,
-        measured={"trainings": trainings},
+        measured={"trainings": trainings.measured},
     )
 
 
-def _train(
-    workspace: Workspace,
-    prior: Prior,
-    trainings: dict[str, Any],
-    task: TrainingTask,
-    on_epoch: OnEpoch,
-) -> TrainedNet:
-    """Train on Ray, or in this process where no workers are wanted; what it took is kept."""
-    from scalr_ray.learn.neural.task import train_here
+class _Trainings:
+    """Trains the nets of a fit where the configuration says, and tells of it.
 
-    config = workspace.config
-    workers = config.translator.neural.workers
-    if workers == 0:
-        trained = train_here(task, on_epoch)
-    else:
+    Attributes:
+        measured: what each training took, by its name.
+    """
+
+    def __init__(self, workspace: Workspace, prior: Prior) -> None:
+        self.measured: dict[str, Any] = {}
+        self._workspace, self._prior = workspace, prior
+        self._told: set[str] = set()
+
+    def train(self, task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
+        """Train; what it took is kept."""
+        progress = self._workspace.progress
+        for line in task.shape.left_out:
+            if line not in self._told:
+                self._told.add(line)
+                progress.note(line)
+        title = f"Train the neural translator ({task.name})"
+        with progress.stage(title, total=task.settings.epochs * task.queries) as tell:
+            trained = self._train(task, on_epoch, Shown(tell, task.queries))
+        measured = trained.metrics
+        if task.validation is None:  # it was trained for as long as it was told
+            measured = {key: value for key, value in measured.items() if "validation" not in key}
+        self.measured[task.name] = measured
+        return trained
+
+    def _train(self, task: TrainingTask, on_epoch: OnEpoch, shown: Shown) -> TrainedNet:
+        """On Ray, or in this process where no workers are wanted."""
+        from scalr_ray.learn.neural.task import train_here
+
+        config = self._workspace.config
+        workers = config.translator.neural.workers
+        if workers == 0:
+            return train_here(task, on_epoch, on_progress=shown)
         from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 
         # A training that stopped half-way goes on if everything it is made from is the same.
-        identity = [config.fingerprint, asdict(prior.mix), task.fingerprint]
+        identity = [config.fingerprint, asdict(self._prior.mix), task.fingerprint]
         cluster = Cluster(
-            storage=workspace.layout.training, name=fingerprint(identity, 16), workers=workers
+            storage=self._workspace.layout.training,
+            name=fingerprint(identity, 16),
+            workers=workers,
         )
         with ray_session(config.resources.cpus):
-            trained = train_distributed(task, on_epoch, cluster=cluster)
-    measured = trained.metrics
-    if task.validation is None:  # it was trained for as long as it was told
-        measured = {key: value for key, value in measured.items() if "validation" not in key}
-    trainings[task.name] = measured
-    return trained
+            return train_distributed(task, on_epoch, cluster=cluster, on_progress=shown)
+
+
+class Shown:
+    """Puts the progress of a training on its stage, counted in queries.
+
+    Args:
+        tell: of the stage.
+        queries: of an epoch.
+    """
+
+    def __init__(self, tell: Tell, queries: int) -> None:
+        self._tell, self._queries, self._done = tell, queries, 0
+
+    def __call__(self, progress: Progress) -> None:
+        """Show how far it is."""
+        epochs = progress.epoch + progress.step / progress.steps
+        # After the loss of a worker less is done than there was.
+        done = max(self._done, round(epochs * self._queries))
+        said = f"epoch {progress.epoch + 1} of {progress.epochs}, loss {progress.loss:.4f}"
+        self._tell(done - self._done, said)
+        self._done = done
 
 
 def _note_epoch(workspace: Workspace, training: str, report: EpochReport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
 from rich.markup import escape
@@ -28,6 +29,13 @@ _LINE_EVERY_S = 30.0
 Advance = Callable[[int], None]
 
 
+class Tell(Protocol):
+    """Shows how many units were just done, and what else there is to say of the stage."""
+
+    def __call__(self, units: int, said: str = "") -> None:
+        """Nothing said leaves what was said before."""
+
+
 class _Rate(ProgressColumn):
     """Units per second, lately."""
 
@@ -48,11 +56,11 @@ class Progress:
         self.timings_s: dict[str, float] = {}
 
     @contextmanager
-    def stage(self, title: str, *, total: int | None = None) -> Iterator[Advance]:
+    def stage(self, title: str, *, total: int | None = None) -> Iterator[Tell]:
         """Show a stage while the block runs; call what is yielded with the units just done."""
         started = time.perf_counter()
         if self._console is None:
-            yield lambda _: None
+            yield _say_nothing
         elif not self._console.is_terminal:
             # A bar redraws itself, which a file or a pipe cannot show.
             yield _Lines(self, title, total).advance
@@ -63,11 +71,18 @@ class Progress:
                 *([] if total is None else [BarColumn(), MofNCompleteColumn(), _Rate()]),
                 TimeElapsedColumn(),
                 *([] if total is None else [TimeRemainingColumn()]),
+                TextColumn("{task.fields[said]}", markup=False),
                 console=self._console,
                 transient=True,
             ) as bar:
-                task = bar.add_task(title, total=total)
-                yield lambda units: bar.advance(task, units)
+                task = bar.add_task(title, total=total, said="")
+
+                def advance(units: int, said: str = "") -> None:
+                    bar.advance(task, units)
+                    if said:
+                        bar.update(task, said=said)
+
+                yield advance
         seconds = time.perf_counter() - started
         self.timings_s[title] = self.timings_s.get(title, 0.0) + seconds
         if self._console is not None:
@@ -80,17 +95,22 @@ class Progress:
             self._console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
 
 
+def _say_nothing(units: int, said: str = "") -> None:
+    del units, said
+
+
 class _Lines:
     """What is done of a stage, in a line every half minute."""
 
     def __init__(self, progress: Progress, title: str, total: int | None) -> None:
         self._progress, self._title, self._total = progress, title, total
         self._started = self._told = time.monotonic()
-        self._done = 0
+        self._done, self._said = 0, ""
 
-    def advance(self, units: int) -> None:
+    def advance(self, units: int, said: str = "") -> None:
         """Count units that were just done."""
         self._done += units
+        self._said = f", {said}" if said else self._said
         now = time.monotonic()
         if now - self._told < _LINE_EVERY_S or self._total is None:
             return
@@ -99,4 +119,5 @@ class _Lines:
         left_s = max(self._total - self._done, 0) / rate if rate else float("inf")
         self._progress.note(
             f"{self._title}: {self._done:,} of {self._total:,}, {rate:,.0f}/s, {left_s:,.0f} s left"
+            f"{self._said}"
         )

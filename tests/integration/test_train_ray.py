@@ -70,6 +70,8 @@ def test_one_worker_that_is_killed_gives_bit_for_bit_what_the_loop_gives_alone(t
     assert written["epoch/loss"] == pytest.approx(
         {report.epoch: report.loss for report in run.reports}
     )
+    assert written["epoch/examples_per_s"].keys() == written["epoch/loss"].keys()
+    assert min(written["epoch/examples_per_s"].values()) > 0
     pickled = [path for path in tmp_path.rglob("*") if path.suffix in {".pt", ".distcp", ".pkl"}]
     assert pickled == []
 

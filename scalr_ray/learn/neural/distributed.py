@@ -7,7 +7,8 @@ distributed.py   starts the workers and waits for them
     sharding.py      one net on many workers
     checkpoints.py   where training stands
     validation.py    how well the net predicts other rows
-  progress.py      what they tell meanwhile
+  pace.py          how far they are
+  progress.py      how they tell it
 ```
 
 The same (storage, name) goes on where the last run stood, with any number of workers; a finished
@@ -40,7 +41,8 @@ from scalr_ray.core.errors import ConfigError, RetryLater, ScalrError
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.learn.neural.checkpoints import Standing, best_weights
 from scalr_ray.learn.neural.feed import shared_feed
-from scalr_ray.learn.neural.progress import News, Progress, board, tensorboard
+from scalr_ray.learn.neural.pace import Progress
+from scalr_ray.learn.neural.progress import News, board, tensorboard
 from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS, backend
 from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.worker import Job, train_worker

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -13,34 +12,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tensorboardX import SummaryWriter  # type: ignore[import-untyped]
 
 from scalr_ray.learn.neural.loop import EpochReport
+from scalr_ray.learn.neural.pace import Progress
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 _POLL_S = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a training has come.
-
-    Attributes:
-        epoch: the running epoch, from 0.
-        epochs: the most there will be; early stopping may end it sooner.
-        step: batches done in it.
-        steps: batches of an epoch.
-        loss: mean so far in this epoch, nats per query, of the first worker.
-        examples_per_s: queries trained on per second, of all workers.
-        eta_s: seconds until all epochs are done at this speed.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    loss: float
-    examples_per_s: float
-    eta_s: float
 
 
 News = Progress | EpochReport
@@ -103,5 +80,7 @@ def tensorboard(folder: str) -> Iterator[Callable[[News], None]]:
                 writer.add_scalar("epoch/loss", news.loss, news.epoch)
                 writer.add_scalar("epoch/validation", news.validation, news.epoch)
                 writer.add_scalar("epoch/seconds", news.seconds, news.epoch)
+                rate = news.examples / news.seconds
+                writer.add_scalar("epoch/examples_per_s", rate, news.epoch)
 
         yield write

@@ -9,13 +9,16 @@ from itertools import count
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.neural.feed import table_feed
-from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, train_loop
+from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, train_loop
+from scalr_ray.learn.neural.pace import Pace, Progress
+from scalr_ray.learn.neural.peers import Alone
 from scalr_ray.offline_store.parts import rows_fingerprint
 from scalr_ray.translator.neural.candidates import Catalogue
 from scalr_ray.translator.neural.config import NetShape
@@ -46,6 +49,11 @@ class TrainingTask:
     catalogue: Catalogue
     rows: pa.Table
     validation: pa.Table | None
+
+    @property
+    def queries(self) -> int:
+        """How many there are in an epoch."""
+        return int(pc.sum(pc.list_value_length(self.rows["query_item"])).as_py())
 
     @property
     def fingerprint(self) -> str:
@@ -93,22 +101,53 @@ class TrainedNet:
 Train = Callable[[TrainingTask, OnEpoch], TrainedNet]
 
 
-def train_here(task: TrainingTask, on_epoch: OnEpoch) -> TrainedNet:
-    """Train in this process, on its GPU if it has one."""
+def train_here(
+    task: TrainingTask,
+    on_epoch: OnEpoch,
+    *,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> TrainedNet:
+    """Train in this process, on its GPU if it has one.
+
+    Args:
+        task: what to train.
+        on_epoch: called with the name of the task and the report of each epoch.
+        on_progress: called about twice a second.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = new_net(task).to(device)
     settings = task.settings
     feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
+    pace = Pace(settings, steps=feed.steps)
+
+    def after_epoch(_: LoopState, report: EpochReport) -> None:
+        pace.after_epoch(report.examples)
+        on_epoch(task.name, report)
+
     state = train_loop(
         net,
         feed.batches,
         validation_of(task),
         task.settings,
         catalogue=task.catalogue,
-        on_epoch=lambda _, report: on_epoch(task.name, report),
+        peers=_Telling(pace, on_progress),
+        on_epoch=after_epoch,
     )
     weights = {name: weight.cpu() for name, weight in state.best.items()}
     return TrainedNet(weights=weights, reports=state.reports)
+
+
+class _Telling(Alone):
+    """One worker, which says how far it is."""
+
+    def __init__(self, pace: Pace, tell: Callable[[Progress], None]) -> None:
+        self._pace, self._tell = pace, tell
+
+    def after_step(self, snapshot: Callable[[], LoopState]) -> None:
+        """Tell if it is time."""
+        progress = self._pace.after_step(snapshot)
+        if progress is not None:
+            self._tell(progress)
 
 
 def new_net(task: TrainingTask) -> TranslatorNet:

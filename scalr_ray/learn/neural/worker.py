@@ -31,7 +31,7 @@ from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.neural.checkpoints import Standing, load_checkpoint, save_checkpoint
 from scalr_ray.learn.neural.feed import Feed
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, train_loop
-from scalr_ray.learn.neural.progress import Progress
+from scalr_ray.learn.neural.pace import Pace
 from scalr_ray.learn.neural.sharding import clip_gradients, replicate, shard_tables
 from scalr_ray.learn.neural.validation import shared_validation
 from scalr_ray.translator.neural.batch import Batch
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from ray.train import CheckpointUploadMode
 
 _LOOK_EVERY_S = 1.0
-_TELL_EVERY_S = 0.5
 # Epochs of a small table take less time than a checkpoint.
 _BETWEEN_EPOCHS_S = 0.5
 
@@ -159,11 +158,9 @@ class RayPeers:
         self._small = dist.new_group(backend="gloo") if workers > 1 else None
         self._writing = dist.new_group(backend="gloo") if workers > 1 else None
         now = time.monotonic()
-        self._looked = self._saved = self._told = now
+        self._looked = self._saved = now
         self._epoch_saved = -math.inf
-        # When this process began to step, and what had been done by then.
-        self._start: tuple[float, int, float] | None = None
-        self._of_epochs = 0.0
+        self._pace = Pace(job.settings, steps=job.feed.steps, workers=workers)
         self._look = self._save = self._warned = False
 
     def call(self, net: TranslatorNet) -> Callable[[Batch, Candidates], Tensor]:
@@ -190,9 +187,10 @@ class RayPeers:
     def after_step(self, snapshot: Callable[[], LoopState]) -> None:
         """Tell how far it is, and do what is due."""
         now = time.monotonic()
-        if self.rank == 0 and (self._start is None or now - self._told > _TELL_EVERY_S):
-            self._told = now
-            self._tell(snapshot(), now)
+        if self.rank == 0:
+            progress = self._pace.after_step(snapshot)
+            if progress is not None:
+                self._job.board.put.remote(progress)
         if self._look:
             self._look, self._looked = False, now
             self._heed_preemption(snapshot)
@@ -201,7 +199,7 @@ class RayPeers:
 
     def after_epoch(self, state: LoopState, report: EpochReport) -> None:
         """Write a checkpoint while the next epoch begins, unless the last one is quite new."""
-        self._of_epochs += report.examples
+        self._pace.after_epoch(report.examples)
         if self.rank == 0:
             self._job.board.put.remote(report)
         settings, now = self._job.settings, time.monotonic()
@@ -249,23 +247,3 @@ class RayPeers:
             delete_local_checkpoint_after_upload=False,
             checkpoint_upload_fn=upload,
         )
-
-    def _tell(self, state: LoopState, now: float) -> None:
-        examples = self._of_epochs + state.examples * self.workers
-        if self._start is None:  # the first step of a process is slow, and is not counted
-            self._start = now, state.step, examples
-            return
-        began, step, before = self._start
-        settings, steps = self._job.settings, self._job.feed.steps
-        left = (settings.epochs - state.epoch) * steps - state.batch
-        seconds_each = (now - began) / (state.step - step) / settings.accumulate
-        progress = Progress(
-            epoch=state.epoch,
-            epochs=settings.epochs,
-            step=state.batch,
-            steps=steps,
-            loss=state.loss / max(state.examples, 1),
-            examples_per_s=(examples - before) / (now - began),
-            eta_s=left * seconds_each,
-        )
-        self._job.board.put.remote(progress)

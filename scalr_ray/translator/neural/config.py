@@ -48,6 +48,12 @@ class NetShape:
                 "choose another"
             )
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """One line for each feature that was served and is not learned from, and why."""
+        specs = (self.user_features, self.item_features)
+        return tuple(note for spec in specs if spec is not None for note in spec.notes)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object from which `from_json` gives an equal shape."""
         plain = asdict(self)

@@ -33,6 +33,9 @@ _DELAY_QUANTILES = 101
 # Without them an item with one or two owners has a huge lift by chance. On both directions of the
 # Amazon food and kitchen logs the validation likelihood rises up to about 20 and stays flat.
 MARGINAL_PSEUDO_USERS = 20.0
+# Pairs of a user's items that the matrix product may go through: beyond as many (1.6 GB, where all
+# are distinct) DuckDB counts, which spills to disk.
+_MOST_PAIRS = 1 << 27
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -90,16 +93,15 @@ def translator_as_of(
     seen = events.as_of(cutoff)
     history, own = seen.history(), seen.own()
     items = len(events.target_items)
-    weighing = None if counting is None else counting.weighing(events.event_types)
-    plain = weighing is None or weighing.is_plain
-    # The matrix product gives what the statement gives, and sooner where it fits.
+    by_product = counting is None or (
+        counting.weighing(events.event_types).is_plain and _product_fits(seen, counting.engine)
+    )
     nothing = sparse.csr_matrix((len(events.source_items), items), dtype=np.float32)
-    counts = count_users(history, own) if plain else nothing
     translator = FrequencyTranslator(
         train_cutoff=cutoff,
         source_items=events.source_items,
         target_items=events.target_items,
-        counts=counts,
+        counts=count_users(history, own) if by_product else nothing,
         marginal=overlap_marginal(history, own) + MARGINAL_PSEUDO_USERS,
         mix=mix,
         prior=prior_mix_shares(
@@ -113,12 +115,24 @@ def translator_as_of(
         delays=delay_quantiles(seen.source, seen.target),
         strength=strength,
     )
-    if counting is None or weighing is None or plain:
+    if counting is None or by_product:
         return translator
+    weighing = counting.weighing(events.event_types)
     kept = counts_to_keep(
         seen, weighing, counting.limits, noise=counting.noise, engine=counting.engine
     )
-    return translator.with_counts(kept, weighing, pseudo_users=MARGINAL_PSEUDO_USERS)
+    return translator.with_counts(
+        kept, Weighing() if weighing.is_plain else weighing, pseudo_users=MARGINAL_PSEUDO_USERS
+    )
+
+
+def _product_fits(seen: TrainingEvents, engine: Engine) -> bool:
+    """Whether users are counted by a product of matrices: what the statement gives, but sooner."""
+    if engine.takes_cluster(len(seen.source_log) + len(seen.target_log)):
+        return False
+    sides = (seen.source.users, seen.target.users)
+    of_source, of_target = (np.bincount(side, minlength=len(seen.users)) for side in sides)
+    return int(of_source @ of_target) <= _MOST_PAIRS
 
 
 def first_sightings(events: TrainingEvents) -> NDArray[np.int64]:

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from small_worlds import day, event_table
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.learn import TrainingEvents, translator_as_of
+from scalr_ray.core.errors import UsageError
+from scalr_ray.learn import Counting, TrainingEvents, counts, translator_as_of
 from scalr_ray.learn.counts import MARGINAL_PSEUDO_USERS, delay_quantiles
-from scalr_ray.translator import PriorMix, Strength
+from scalr_ray.offline_store.limits import Limits
+from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength
+from scalr_ray.translator.counts import PairRules
 
 STRENGTH = Strength(shrinkage=1.0, alpha=0.5)
 MIX = PriorMix.recent(window_days=3, background=0.01)
@@ -58,6 +61,61 @@ def test_statistics_against_a_plain_count(source, target, cut):
             assert got.counts[source_at, at] == pairs[key.split("\x1f")[1], item]
     assert (got.train_cutoff, got.strength) == (day(cut), STRENGTH)
     assert got.target_items is events.target_items
+
+
+class RowsAbove:
+    """Stands for the choice of an engine: the cluster above so many rows."""
+
+    def __init__(self, rows: float) -> None:
+        self.rows = rows
+
+    def takes_cluster(self, rows: int) -> bool:
+        return rows > self.rows
+
+
+def plainly(memory_limit: str) -> Counting:
+    """Every user, event and pair counts alike, here."""
+    return Counting(
+        rules=PairRules(),
+        history_half_life_days=None,
+        min_users=1,
+        noise=None,
+        limits=Limits(memory_limit=memory_limit, threads=1, spill_dir=None),
+        engine=RowsAbove(math.inf),
+    )
+
+
+# With the anchor 6 and 6 rows, of which 5 and 6 are first; 1 + 4 + 1 + 1 pairs.
+SOURCE = [("u1", "a", 1), ("u1", "b", 2), ("u1", "b", 3, 1), ("u2", "b", 1), ("u3", "c", 2)]
+TARGET = [("u1", "x", 1), ("u1", "y", 2), ("u2", "y", 4), ("u3", "y", 0), ("u4", "z", 1)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "pairs", "fits"), [(12, 7, True), (12, 6, False), (11, 7, False), (11, 6, False)]
+)
+def test_pairs_are_multiplied_here_up_to_so_many_rows_and_pairs(monkeypatch, rows, pairs, fits):
+    monkeypatch.setattr(counts, "_MOST_PAIRS", pairs)
+    assert counts._product_fits(code(SOURCE, TARGET), RowsAbove(rows)) is fits
+
+
+def test_beyond_that_the_statement_counts_and_gives_the_same(monkeypatch):
+    events = code(SOURCE, TARGET)
+
+    def counted(counting: Counting | None) -> FrequencyTranslator:
+        return translator_as_of(events, day(9), strength=STRENGTH, mix=MIX, counting=counting)
+
+    # The product needs nothing of DuckDB, which could do nothing within this.
+    plain, product = counted(None), counted(plainly("1KB"))
+    monkeypatch.setattr(counts, "_MOST_PAIRS", 0)
+    with pytest.raises(UsageError, match="memory"):
+        counted(plainly("1KB"))
+    statement = counted(plainly("256MB"))
+    for other in (product, statement):
+        assert (other.counts != plain.counts).nnz == 0
+        assert other.counts.dtype == plain.counts.dtype
+        np.testing.assert_array_equal(other.marginal, plain.marginal)
+        assert other.weighing == plain.weighing
+        assert other.pair_users is None
 
 
 def observed_delays(source, target):

@@ -258,7 +258,7 @@ def _draw_and_refine(
             thin = min(1.0, config.generation.budget / max(wanted_rows(task), 1))
         task = replace(task, rules=replace(task.rules, thin=thin))
     destination = Destination(
-        staged=workspace.lake.staging_dir(batch.batch_id),
+        staged=work / "staged",
         refused=workspace.layout.rejected / batch.batch_id,
     )
     report: dict[str, Any] = {}
@@ -270,7 +270,7 @@ def _draw_and_refine(
         drawn = draw_batch(
             task,
             work / "drawn",
-            also_room_in=[destination.staged],
+            also_room_in=workspace.lake.local_folders,
             on_progress=advance,
         )
     with progress.stage("Hold them against the target domain"):
@@ -288,6 +288,7 @@ def _draw_and_refine(
         counts = refine_batch(
             drawn, refinement, workspace.schema, to=destination, on_progress=advance
         )
+        workspace.lake.stage(batch.batch_id, destination.staged)
     return _Drawn(
         counts=counts,
         watermarks={domain: content.appeared for domain, content in seen.items()},

@@ -4,6 +4,9 @@ The catalog shares its database file with the registry and the ledger, so a writ
 instead of failing. pyiceberg would repeat a conflicting append on top of the new snapshot; when the
 conflict was another publisher of the same batch, that doubles it. The table therefore switches
 these retries off, and `scalr_ray.lake.commits` looks again before it tries again.
+
+The table has no partitions: files are told apart by the bounds of `batch_id` in the metadata, which
+serve a reader as well, and the files of many small batches can become one.
 """
 
 from __future__ import annotations
@@ -16,10 +19,8 @@ import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError
 from pyiceberg.io.pyarrow import schema_to_pyarrow
-from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
-from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import (
     DoubleType,
     LongType,
@@ -32,10 +33,16 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.layout import ICEBERG_CATALOG, ICEBERG_NAMESPACE, ICEBERG_TABLE, Layout
+from scalr_ray.core.s3 import S3_SCHEME, s3_properties
 from scalr_ray.lake.schemas import schema_problem
+from scalr_ray.lake.troubles import database_error
 
 TABLE_NAME = (ICEBERG_NAMESPACE, ICEBERG_TABLE)
-LOCK_WAIT_S = 30
+LOCK_WAIT_S = 30.0
+CONNECT_WAIT_S = 10
+# The columns whose values lead to a person: of the user, and of the events made of the user's.
+PERSONAL_COLUMNS = ("user_id", "event_id", "source_event_id")
+_METADATA_VERSIONS = 50
 _OPEN_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
 _ICEBERG_TYPES = {
     "string": StringType(),
@@ -52,35 +59,52 @@ def open_catalog(layout: Layout) -> SqlCatalog:
 
     Raises:
         DataError: the database cannot be opened.
-        RetryLater: it stayed locked.
+        ConfigError: it refuses the login, or is not there.
+        RetryLater: it stayed locked, or does not answer.
     """
     layout.data.mkdir(parents=True, exist_ok=True)
-    url = make_url(layout.database_url).update_query_dict({"timeout": str(LOCK_WAIT_S)})
-    uri = url.render_as_string(hide_password=False)
+    settings = {
+        "uri": _waiting(layout.database_url),
+        "warehouse": layout.warehouse,
+        "pool_pre_ping": "true",  # a server that was started again is not noticed otherwise
+        **(s3_properties() if layout.warehouse.startswith(S3_SCHEME) else {}),
+    }
     for pause_s in _OPEN_PAUSES_S:
         try:
-            catalog = SqlCatalog(ICEBERG_CATALOG, uri=uri, warehouse=layout.warehouse)
+            catalog = SqlCatalog(ICEBERG_CATALOG, **settings)
+            _ensure_namespace(catalog)
         except DatabaseError as error:
-            reason = str(error.orig)
-            if "locked" in reason:
-                raise RetryLater(f"{layout.database_url} is busy; try again") from error
             # Two processes that open a new catalog at the same time both create its tables.
-            if "already exists" not in reason:
-                raise DataError(
-                    f"cannot open {layout.database_url}: {reason}; check data_dir in scalr.yaml"
-                ) from error
+            if "already exists" not in str(error.orig):
+                what = "open the Iceberg catalog"
+                raise database_error(what, layout.database_url, error, sent=False) from error
             time.sleep(pause_s)
             continue
-        _ensure_namespace(catalog)
         return catalog
     raise RetryLater(f"{layout.database_url} is busy; try again")
+
+
+def _waiting(url: str) -> str:
+    """The URL, told how long to wait for a lock and for a server."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        waits = {"timeout": str(LOCK_WAIT_S)}
+    else:
+        waits = {
+            "connect_timeout": str(CONNECT_WAIT_S),
+            "options": f"-c lock_timeout={int(LOCK_WAIT_S * 1000)}",
+        }
+    given = {name: value for name, value in waits.items() if name not in parsed.query}
+    return parsed.update_query_dict(given).render_as_string(hide_password=False)
 
 
 def open_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
     """The table of synthetic events, created when absent.
 
     Raises:
-        DataError: it exists with another schema.
+        DataError: it exists with another schema, or S3 refuses.
+        RetryLater: the database or S3 does not answer, or the disk is full.
+        UsageError: writing is not allowed.
     """
     # Only where it is not there: a creation that fails leaves its metadata file behind.
     table = (
@@ -102,10 +126,16 @@ def _create_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
     return catalog.create_table_if_not_exists(
         TABLE_NAME,
         schema=iceberg_schema,
-        partition_spec=_by_batch(iceberg_schema),
         properties={
             "commit.retry.num-retries": "0",
+            "commit.manifest-merge.enabled": "true",  # a scan reads every manifest
             "schema.name-mapping.default": iceberg_schema.name_mapping.model_dump_json(),
+            "write.metadata.delete-after-commit.enabled": "true",
+            "write.metadata.previous-versions-max": str(_METADATA_VERSIONS),
+            # Whole, so that the file of one batch is known to hold no other.
+            "write.metadata.metrics.column.batch_id": "full",
+            # What tells of a person stays out of the metadata, which outlives the rows.
+            **{f"write.metadata.metrics.column.{name}": "counts" for name in PERSONAL_COLUMNS},
         },
     )
 
@@ -127,14 +157,3 @@ def _iceberg_schema(schema: pa.Schema) -> Schema:
         for position, field in enumerate(schema, start=1)
     ]
     return Schema(*fields)
-
-
-def _by_batch(schema: Schema) -> PartitionSpec:
-    return PartitionSpec(
-        PartitionField(
-            source_id=schema.find_field("batch_id").field_id,
-            field_id=1000,
-            transform=IdentityTransform(),
-            name="batch_id",
-        )
-    )

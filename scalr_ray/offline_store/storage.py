@@ -1,17 +1,11 @@
 """Where files lie: on local disk or in S3, and what goes wrong there, said in one line.
 
-S3 is reached through Arrow, whose wheels bring their client along: nothing is downloaded when it is
-first used, as an extension of DuckDB would be. Credentials come from where the AWS tools look for
-them (environment, profile, role). The endpoint is that of the source or of the environment
-(`AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`), the region that of `AWS_REGION` or
-`AWS_DEFAULT_REGION`. A place holds none of these secrets, so that it can be sent to another process
-and opened there.
+S3 is reached as `scalr_ray.core.s3` says, at the endpoint of the source or of the environment. A
+place holds no secrets, so that it can be sent to another process and opened there.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,38 +17,8 @@ import duckdb
 import pyarrow as pa
 from pyarrow import fs
 
-from scalr_ray.core.errors import DataError, RetryLater, ScalrError, UsageError
-
-S3_SCHEME = "s3://"
-_CONNECT_TIMEOUT_S = 2
-_SILENCE_TIMEOUT_S = 10
-_ATTEMPTS = 3
-
-# Cause, as the client of S3 words it -> whether trying again can help, and what to do.
-_TROUBLES: tuple[tuple[re.Pattern[str], type[ScalrError], str], ...] = (
-    (
-        re.compile(r"ACCESS|SIGNATURE|TOKEN|CREDENTIAL|CLIENT|EXPIRED|40[13]", re.IGNORECASE),
-        DataError,
-        "S3 refused the credentials; set AWS_ACCESS_KEY_ID and its secret, or AWS_PROFILE",
-    ),
-    (
-        re.compile(r"NO_SUCH_BUCKET"),
-        DataError,
-        "S3 has no such bucket; create it, or mend the path or the endpoint",
-    ),
-    (
-        re.compile(r"301|AuthorizationHeaderMalformed"),
-        DataError,
-        "S3 keeps the bucket in another region; set AWS_REGION to it",
-    ),
-    (
-        re.compile(r"NETWORK|SLOW_DOWN|THROTTLING|UNAVAILABLE|TIMEOUT|INTERNAL|5\d\d"),
-        RetryLater,
-        "S3 does not answer; check the network and s3_endpoint_override, then try again",
-    ),
-)
-_CODE = re.compile(r"AWS Error (\w+)(?: \(HTTP status (\d+)\))?")
-_EXCEPTION = re.compile(r"ExceptionName: (\w+)")
+from scalr_ray.core.errors import DataError, ScalrError, UsageError
+from scalr_ray.core.s3 import S3_SCHEME, s3_error, s3_filesystem
 
 
 class Kind(Enum):
@@ -113,17 +77,7 @@ class Place:
         """What reads and writes here; made anew in each process."""
         if not self.in_s3:
             return fs.LocalFileSystem()
-        environment = os.environ.get
-        return fs.S3FileSystem(
-            endpoint_override=self.endpoint
-            or environment("AWS_ENDPOINT_URL_S3")
-            or environment("AWS_ENDPOINT_URL"),
-            region=environment("AWS_REGION") or environment("AWS_DEFAULT_REGION"),
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            request_timeout=_SILENCE_TIMEOUT_S,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
-            allow_delayed_open=True,  # one request for a small file
-        )
+        return s3_filesystem(self.endpoint)
 
     def kind(self) -> Kind:
         """What is there.
@@ -193,14 +147,7 @@ def storage_errors(what: str) -> Iterator[None]:
 
 def storage_error(what: str, error: Exception) -> ScalrError:
     """What to tell the user of an `error` that Arrow or DuckDB raised while reading `what`."""
-    text = str(error)
-    if code := _CODE.search(text):
-        exception = _EXCEPTION.search(text)
-        cause = " ".join(filter(None, (*code.groups(), exception and exception[1])))
-        for pattern, kind, advice in _TROUBLES:
-            if pattern.search(cause):
-                return kind(f"{what}: {advice}")
-    return DataError(f"{what} cannot be read: {text}")
+    return s3_error(what, error) or DataError(f"{what} cannot be read: {error}")
 
 
 def _fits(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:

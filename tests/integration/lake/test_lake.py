@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 from lake_rows import IDS, NOON, SCHEMA, event, event_ids, events, layout_in, slots
 from pyiceberg.catalog import load_catalog
 from pyiceberg.exceptions import CommitStateUnknownException
+from sqlalchemy import create_engine
 
 from scalr_ray.core.config import IdTypes
 from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
-from scalr_ray.lake.commits import commit
+from scalr_ray.lake.commits import Committer
 
 
 def test_an_empty_lake_reads_as_an_empty_table(lake: SyntheticEventLake) -> None:
@@ -56,7 +58,7 @@ def test_staged_files_of_a_crash_stay_invisible_and_can_be_published_later(layou
 
 
 def test_publishing_moves_and_rewrites_nothing(lake: SyntheticEventLake) -> None:
-    path = lake.write_staged("b1", events("b1", 4))
+    path = Path(lake.write_staged("b1", events("b1", 4)))
     before = path.stat()
     lake.publish("b1")
     after = path.stat()
@@ -126,9 +128,11 @@ with SyntheticEventLake.open(Layout(repo=folder, data=folder / "data"), ids) as 
 
 
 def test_processes_open_and_publish_at_once(tmp_path: Path) -> None:
-    staging = tmp_path / "data/warehouse/scalr/synthetic_events/data/b1"
-    staging.mkdir(parents=True)
-    pq.write_table(events("b1", 4), staging / "part-0.parquet")
+    # The folder is of another lake: here each publisher opens, and makes, the table by itself.
+    with SyntheticEventLake.open(layout_in(tmp_path / "other"), IDS) as other:
+        other.write_staged("b1", events("b1", 4))
+    staged = "data/warehouse/scalr/synthetic_events/data"
+    shutil.copytree(tmp_path / "other" / staged, tmp_path / staged)
     command = [sys.executable, "-W", "error", "-c", PUBLISH, str(tmp_path)]
     racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     printed = sorted(racer.communicate(timeout=120)[0].strip() for racer in racers)
@@ -214,10 +218,10 @@ def test_discarding_removes_staged_files_only(lake: SyntheticEventLake) -> None:
 
 def test_a_retry_finds_its_file_and_leaves_it(lake: SyntheticEventLake) -> None:
     first = lake.write_staged("b1", events("b1", 3))
-    written = first.stat().st_mtime_ns
+    written = Path(first).stat().st_mtime_ns
     later = [event("b1", slot, generated_at=NOON + timedelta(days=1)) for slot in (2, 0, 1)]
     assert lake.write_staged("b1", pa.Table.from_pylist(later, schema=SCHEMA)) == first
-    assert first.stat().st_mtime_ns == written
+    assert Path(first).stat().st_mtime_ns == written
     assert lake.staged_files("b1") == [first]
 
 
@@ -228,22 +232,29 @@ def test_a_published_batch_cannot_grow(lake: SyntheticEventLake) -> None:
         lake.write_staged("b1", events("b1", 1, first=3))
 
 
-def test_half_written_files_do_not_count(lake: SyntheticEventLake) -> None:
-    (lake.staging_dir("b1") / ".half.parquet").write_bytes(b"PAR1")
+def test_half_written_files_do_not_count(lake: SyntheticEventLake, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    (folder / ".half.parquet").write_bytes(b"PAR1")
+    assert lake.stage("b1", folder) == 0
     assert lake.staged_files("b1") == []
-    with pytest.raises(DataError, match="nothing is staged"):
+    with pytest.raises(DataError, match="holds no events"):
         lake.publish("b1")
 
 
-def test_files_of_other_writers_are_read_with_the_schema(lake: SyntheticEventLake) -> None:
+def test_files_of_other_writers_are_read_with_the_schema(
+    lake: SyntheticEventLake, tmp_path: Path
+) -> None:
     large = pa.schema(
         field.with_type(pa.large_string()) if field.type == pa.string() else field
         for field in SCHEMA
     )
-    folder = lake.staging_dir("b1")
+    folder = tmp_path / "made"
+    folder.mkdir()
     pq.write_table(events("b1", 2).cast(large), folder / "0_000000_000000.parquet")
     pq.write_table(events("b1", 2, first=2).select(SCHEMA.names[::-1]), folder / "1.parquet")
     pq.write_table(events("b1", 0), folder / "2.parquet")
+    assert lake.stage("b1", folder) == 4
 
     staged = lake.read_staged("b1")
     assert staged.schema.equals(SCHEMA)
@@ -255,7 +266,7 @@ def test_files_of_other_writers_are_read_with_the_schema(lake: SyntheticEventLak
 
 @pytest.mark.parametrize("batch_id", ["", "../b1", "a/b", ".b", "b=1", "x" * 129])
 def test_batch_ids_name_a_folder(lake: SyntheticEventLake, batch_id: str) -> None:
-    for call in (lake.staging_dir, lake.staged_files, lake.publish, lake.discard):
+    for call in (lake.read_staged, lake.staged_files, lake.publish, lake.discard):
         with pytest.raises(UsageError, match="cannot name a folder"):
             call(batch_id)
 
@@ -377,7 +388,7 @@ def test_a_lost_answer_is_not_tried_again() -> None:
         raise CommitStateUnknownException("gateway timeout")
 
     with pytest.raises(StateUnknown, match="publish batch b1"):
-        commit("publish batch b1", attempt)
+        Committer(create_engine("sqlite://")).commit("publish batch b1", attempt)
     assert len(calls) == 1
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -44,21 +46,20 @@ UNFIT = {
         pa.concat_tables([events("b1", 2), events("b1", 1)]),
         "1 of 3 staged events are there twice",
     ),
-    "no events": (events("b1", 0), "holds no events"),
 }
 
 
 @pytest.mark.parametrize("name", UNFIT)
-def test_unfit_files_are_refused_and_nothing_is_published(
-    lake: SyntheticEventLake, name: str
+def test_unfit_files_are_refused_and_nothing_is_staged(
+    lake: SyntheticEventLake, tmp_path: Path, name: str
 ) -> None:
     table, message = UNFIT[name]
-    lake.write_staged("ok", events("ok", 1))
-    lake.publish("ok")
-    pq.write_table(table, lake.staging_dir("b1") / "part-0.parquet")
+    lake.write_staged("b1", events("b1", 1, first=7))
+    pq.write_table(table, tmp_path / "part-0.parquet")
     with pytest.raises(DataError, match=message):
-        lake.publish("b1")
-    assert list(lake.published_batches()) == ["ok"]
+        lake.stage("b1", tmp_path)
+    assert (tmp_path / "part-0.parquet").exists()
+    assert lake.publish("b1").rows == 1
 
 
 @pytest.mark.parametrize("name", ["missing column", "other id type", "another batch", "nullable"])
@@ -70,9 +71,10 @@ def test_local_writers_cannot_stage_unfit_rows(lake: SyntheticEventLake, name: s
 
 
 @pytest.mark.parametrize("keep", [0, 10, -8])
-def test_corrupt_files_are_refused(lake: SyntheticEventLake, keep: int) -> None:
-    path = lake.write_staged("b1", events("b1", 2))
+def test_corrupt_files_are_refused(lake: SyntheticEventLake, tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "part-0.parquet"
+    pq.write_table(events("b1", 2), path)
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match="not a readable Parquet file"):
-        lake.publish("b1")
-    assert lake.read().num_rows == 0
+        lake.stage("b1", tmp_path)
+    assert lake.staged_files("b1") == []

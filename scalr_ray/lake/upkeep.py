@@ -1,0 +1,76 @@
+"""What nobody needs any more: old snapshots, and files that nothing names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
+
+from scalr_ray.core.clock import parse_time
+from scalr_ray.lake.catalog import TABLE_NAME
+from scalr_ray.lake.commits import Committer
+from scalr_ray.lake.history import committed_at
+from scalr_ray.lake.named import NamedFiles
+from scalr_ray.lake.staging import StagingArea
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upkeep:
+    """Finds and removes what is not needed.
+
+    Attributes:
+        catalog: of the table.
+        committer: commits to it.
+        staging: its staged batches, and all its files.
+    """
+
+    catalog: SqlCatalog
+    committer: Committer
+    staging: StagingArea
+
+    def expire(self, *, before: datetime, keep: Collection[int]) -> list[int]:
+        """See `SyntheticEventLake.expire`."""
+        cut = parse_time(before, "before")
+
+        def attempt() -> list[int]:
+            table = self._table()
+            current = table.current_snapshot()
+            kept = {*keep, *([] if current is None else [current.snapshot_id])}
+            old = [
+                int(snapshot.snapshot_id)
+                for snapshot in table.snapshots()
+                if committed_at(snapshot) < cut and snapshot.snapshot_id not in kept
+            ]
+            if old:
+                table.maintenance.expire_snapshots().by_ids(old).commit()
+            return old
+
+        return self.committer.commit("expire old snapshots", attempt)
+
+    def orphans(self, *, older_than: datetime, staged: Collection[str]) -> list[str]:
+        """See `SyntheticEventLake.orphans`."""
+        cut = parse_time(older_than, "older_than")
+        in_use = tuple(f"{self.staging.batch_dir(batch_id)}/" for batch_id in staged)
+        with self.committer.errors("look for orphan files"):
+            # Listed first: what is published in between is named when the table is looked at.
+            found = self.staging.files.below(self.staging.files.root)
+            needed = NamedFiles(self._table()).everything()
+        return [
+            file.location
+            for file in found
+            if file.modified < cut
+            and file.location not in needed
+            and not file.location.startswith(in_use)
+        ]
+
+    def remove(self, locations: Iterable[str]) -> int:
+        """See `SyntheticEventLake.remove`."""
+        files = self.staging.files
+        with self.committer.errors("remove orphan files"):
+            return sum(files.remove(location) for location in locations)
+
+    def _table(self) -> Table:
+        return self.catalog.load_table(TABLE_NAME)

@@ -10,6 +10,13 @@ import os
 import sys
 
 import pytest
+from databases import (  # noqa: F401 - fixtures
+    database_url,
+    new_postgres_url,
+    postgres,
+    postgres_database,
+    postgres_url,
+)
 from hypothesis import HealthCheck, settings
 
 _QUIET = {
@@ -22,7 +29,7 @@ _QUIET = {
     "OMP_NUM_THREADS": "2",
 }
 _POINTERS = ("RAY_ADDRESS", "FEAST_FS_YAML_FILE_PATH")  # to a cluster and a store of the host
-_CONFIGURATION = "SCALR_"
+_CONFIGURATION = ("SCALR_", "PG")  # of SCALR, and of libpq
 _STEERS_THE_TESTS = "SCALR_TEST_"
 
 

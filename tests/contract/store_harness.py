@@ -24,7 +24,7 @@ from psycopg.conninfo import conninfo_to_dict
 from scalr_ray.core.events import TIMESTAMP
 from tests.contract.asof_oracle import FeatureRow, Rule, look_up
 from tests.contract.store_sources import FileSources, Sources, TableSources
-from tests.support.postgres_server import Server, postgres_server
+from tests.support.postgres_server import Database, postgres_server
 from tests.support.two_nodes import two_nodes
 
 if TYPE_CHECKING:
@@ -107,10 +107,11 @@ class Bench:
 
 
 @contextmanager
-def open_bench(name: str, folder: Path) -> Iterator[Bench]:
+def open_bench(name: str, folder: Path, database: Database | None = None) -> Iterator[Bench]:
     """Register the definitions in `folder` under the store `name`, and run what that needs.
 
-    The Ray store of Feast wants a process of its own: it changes Ray's settings for good.
+    That of PostgreSQL takes `database`, or starts a server if there is none. The Ray store of Feast
+    wants a process of its own: it changes Ray's settings for good.
     """
     with ExitStack() as running:
         options = STORES[name]
@@ -120,15 +121,17 @@ def open_bench(name: str, folder: Path) -> Iterator[Bench]:
         if name == FEAST_ON_RAY:
             options = options | {"storage_path": str(folder / "storage")}
         if name == POSTGRES:
-            server = running.enter_context(postgres_server())
-            options = options | _way_in(server)
-            sources = TableSources(running.enter_context(server.connect()))
+            if database is None:
+                server = running.enter_context(postgres_server())
+                database = running.enter_context(server.fresh_database())
+            options = options | _way_in(database)
+            sources = TableSources(running.enter_context(database.connect()))
         yield _registered(name, folder, sources, options)
 
 
-def _way_in(server: Server) -> dict[str, Any]:
-    """The address of the server, as the configuration of Feast spells it."""
-    parts = conninfo_to_dict(server.url())
+def _way_in(database: Database) -> dict[str, Any]:
+    """The address of the database, as the configuration of Feast spells it."""
+    parts = conninfo_to_dict(database.url())
     return {
         "host": parts["host"],
         "port": int(parts["port"]),

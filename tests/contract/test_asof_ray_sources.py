@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from asof_oracle import FeatureRow, Rule, look_up
 from feast_config import feast_config
-from postgres_server import Server, postgres_server
+from postgres_server import Database
 from s3_server import BUCKET, S3, identify, s3_server_fixture  # noqa: F401 - the fixture it is
 
 from scalr_ray.core.events import TIMESTAMP
@@ -56,12 +56,6 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def s3(s3_server) -> Iterator[S3]:
     with pytest.MonkeyPatch.context() as environment:
         identify(environment)
@@ -69,19 +63,19 @@ def s3(s3_server) -> Iterator[S3]:
 
 
 @pytest.fixture(scope="module")
-def world(s3, server, request, tmp_path_factory) -> World:
+def world(s3, postgres_database, request, tmp_path_factory) -> World:
     request.getfixturevalue("cluster")  # after `s3`: its workers know the identity from the start
     repo = tmp_path_factory.mktemp("repo")
     histories = {view: history(keys, seed) for seed, (view, keys) in enumerate(KEYS.items())}
     tables = {view: as_table(rows, KEYS[view]) for view, rows in histories.items()}
     write_folder(repo / "folder", tables["folder"])
     write_iceberg(repo, tables["iceberg"])
-    write_postgres(server, tables["postgres"])
+    write_postgres(postgres_database, tables["postgres"])
     for number, part in enumerate(parts(tables["bucket"])):
         s3.put(f"visits/part-{number}.parquet", part)
-    local = feature_store(repo, server, engine="duckdb")
+    local = feature_store(repo, postgres_database, engine="duckdb")
     local.apply(definitions(repo, s3))
-    on_ray = feature_store(repo, server, engine="ray", partition_rows=500)
+    on_ray = feature_store(repo, postgres_database, engine="ray", partition_rows=500)
     return World(histories=histories, local=local, on_ray=on_ray)
 
 
@@ -132,19 +126,19 @@ def write_iceberg(repo: Path, table: pa.Table) -> None:
         iceberg_tables.append(repo, part)
 
 
-def write_postgres(server: Server, table: pa.Table) -> None:
+def write_postgres(database: Database, table: pa.Table) -> None:
     create = 'CREATE TABLE visits ("user" int8, at timestamptz, known timestamptz, amount int8)'
-    with server.connect() as connection, connection.cursor() as cursor:
+    with database.connect() as connection, connection.cursor() as cursor:
         cursor.execute(create)
         with cursor.copy("COPY visits FROM STDIN") as copy:
             for row in table.to_pylist():
                 copy.write_row(list(row.values()))
 
 
-def feature_store(repo: Path, server: Server, **options: Any) -> Any:
+def feature_store(repo: Path, database: Database, **options: Any) -> Any:
     from feast import FeatureStore
 
-    return FeatureStore(config=feast_config(repo, postgres_url=server.url(), **options))
+    return FeatureStore(config=feast_config(repo, postgres_url=database.url(), **options))
 
 
 def definitions(repo: Path, s3: S3) -> list[Any]:

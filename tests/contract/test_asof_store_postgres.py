@@ -18,7 +18,7 @@ from asof_oracle import FeatureRow, Rule, look_up
 from feast_config import feast_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from postgres_server import Server, postgres_server
+from postgres_server import Database
 
 from scalr_ray.core.errors import DataError, UsageError
 
@@ -85,15 +85,9 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def bench(server, tmp_path_factory) -> Iterator[Bench]:
+def bench(postgres_database, tmp_path_factory) -> Iterator[Bench]:
     repo = tmp_path_factory.mktemp("repo")
-    with server.connect() as connection:
+    with postgres_database.connect() as connection:
         connection.execute(
             "CREATE TABLE history (raw int8, known timestamptz, till int8, shop text,"
             " at timestamptz, unused numeric)"
@@ -101,18 +95,18 @@ def bench(server, tmp_path_factory) -> Iterator[Bench]:
         connection.execute(
             "CREATE TABLE wanted (place int4, shop text, till int8, event_timestamp timestamptz)"
         )
-        plain = feature_store(server, repo)
-        strict = feature_store(server, repo, strictly_before=True)
+        plain = feature_store(postgres_database, repo)
+        strict = feature_store(postgres_database, repo, strictly_before=True)
         plain.apply(definitions())
         yield Bench(plain=plain, strict=strict, connection=connection)
         for store in (plain, strict):
             store.registry.write_engine.dispose()
 
 
-def feature_store(server: Server, repo: Any, **options: Any) -> Any:
+def feature_store(database: Database, repo: Any, **options: Any) -> Any:
     from feast import FeatureStore
 
-    registry = server.url(driver="psycopg")
+    registry = database.url(driver="psycopg")
     return FeatureStore(config=feast_config(repo, registry=registry, **options))
 
 

@@ -14,7 +14,7 @@ import psycopg
 import pyarrow as pa
 import pytest
 from feast_config import feast_config
-from postgres_server import Server, postgres_server
+from postgres_server import Database
 
 from scalr_ray.core.duck import duck
 from scalr_ray.core.errors import ConfigError, DataError, RetryLater, UsageError
@@ -27,23 +27,17 @@ HOUR = timedelta(hours=1)
 HOSTILE = """we"ird'; DROP TABLE kept; --"""
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with postgres_server() as running:
-        yield running
-
-
 @pytest.fixture
-def database(server) -> Iterator[psycopg.Connection]:
+def connection(postgres_database) -> Iterator[psycopg.Connection]:
     """An empty schema, which the statements of the test find first."""
-    with server.connect() as connection:
+    with postgres_database.connect() as connection:
         connection.execute("DROP SCHEMA public CASCADE")
         connection.execute("CREATE SCHEMA public")
         yield connection
 
 
-def config(server: Server, repo: Path, **options: Any) -> Any:
-    return feast_config(repo, **{"postgres_url": server.url(), **options})
+def config(database: Database, repo: Path, **options: Any) -> Any:
+    return feast_config(repo, **{"postgres_url": database.url(), **options})
 
 
 def source(**options: Any) -> Any:
@@ -54,12 +48,12 @@ def source(**options: Any) -> Any:
     return PostgreSQLSource(**{"name": "numbers", "timestamp_field": "at", **options})
 
 
-def found(server: Server, of: Any, *columns: str, bounds: tuple[Any, ...] = ()) -> Any:
+def found(database: Database, of: Any, *columns: str, bounds: tuple[Any, ...] = ()) -> Any:
     from scalr_ray.offline_store.sources.find import find_rows
     from scalr_ray.offline_store.sources.reading import Access, Reading
 
     reading = Reading(columns={name: name for name in columns}, times=("at",), bounds=bounds)
-    return find_rows(of, reading, Access(repo=Path(), postgres_url=server.url()))
+    return find_rows(of, reading, Access(repo=Path(), postgres_url=database.url()))
 
 
 def opened(rows: Any) -> pa.Table:
@@ -112,15 +106,17 @@ TYPES: list[tuple[str, str, pa.DataType, Any]] = [
 ]
 
 
-def test_each_type_is_read_by_the_rule_with_nulls_in_any_zone(server, database) -> None:
-    database.execute("CREATE TYPE mood AS ENUM ('happy')")
+def test_each_type_is_read_by_the_rule_with_nulls_in_any_zone(
+    postgres_database, connection
+) -> None:
+    connection.execute("CREATE TYPE mood AS ENUM ('happy')")
     names = [f"c{place}" for place in range(len(TYPES))]
     columns = ", ".join(f"{name} {kind}" for name, (kind, *_) in zip(names, TYPES, strict=True))
-    database.execute(f"CREATE TABLE numbers (at timestamptz, {columns})")
+    connection.execute(f"CREATE TABLE numbers (at timestamptz, {columns})")
     values = ", ".join(literal for _, literal, *_ in TYPES)
-    database.execute(f"INSERT INTO numbers VALUES ('2026-03-01 00:00+00', {values})")
-    database.execute("INSERT INTO numbers VALUES (now())")
-    rows = opened(found(server, source(table="numbers"), *names))
+    connection.execute(f"INSERT INTO numbers VALUES ('2026-03-01 00:00+00', {values})")
+    connection.execute("INSERT INTO numbers VALUES (now())")
+    rows = opened(found(postgres_database, source(table="numbers"), *names))
     assert rows.schema.types == [kind for _, _, kind, _ in TYPES]
     first, second = rows.to_pylist()
     assert list(first.values()) == [value for *_, value in TYPES]
@@ -129,21 +125,21 @@ def test_each_type_is_read_by_the_rule_with_nulls_in_any_zone(server, database) 
 
 @pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date"])
 def test_bounds_hold_to_the_microsecond_whatever_the_zone_of_the_server(
-    server, database, kind
+    postgres_database, connection, kind
 ) -> None:
     from scalr_ray.offline_store.sources.reading import TimeBound
 
-    database.execute("SET TimeZone = 'UTC'")
-    database.execute(f"CREATE TABLE numbers (n int4, at {kind})")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"CREATE TABLE numbers (n int4, at {kind})")
     moments = [T0 + days * 24 * HOUR for days in range(-1, 3)]
-    with database.cursor().copy("COPY numbers FROM STDIN") as copy:
+    with connection.cursor().copy("COPY numbers FROM STDIN") as copy:
         for place, moment in enumerate([*moments, None]):
             copy.write_row((place, moment and moment.replace(tzinfo=None)))
     of = source(table="numbers")
 
     def kept(since: Any, until: Any) -> list[int]:
         bound = TimeBound(column="at", since=since, until=until)
-        return sorted(opened(found(server, of, "n", bounds=(bound,)))["n"].to_pylist())
+        return sorted(opened(found(postgres_database, of, "n", bounds=(bound,)))["n"].to_pylist())
 
     tick = timedelta(microseconds=1)
     assert kept(moments[1], moments[2]) == [1, 2]
@@ -153,16 +149,16 @@ def test_bounds_hold_to_the_microsecond_whatever_the_zone_of_the_server(
 
 
 def test_keys_that_are_enough_may_keep_others_out_but_never_a_row_of_theirs(
-    server, database
+    postgres_database, connection
 ) -> None:
     from scalr_ray.offline_store.sources.find import find_rows
     from scalr_ray.offline_store.sources.reading import Access, KeyFilter, Reading
 
-    database.execute(
+    connection.execute(
         "CREATE TABLE numbers AS SELECT now() AS at, n, n::text AS t, n::numeric AS d "
         "FROM generate_series(1, 9) n"
     )
-    access = Access(repo=Path(), postgres_url=server.url())
+    access = Access(repo=Path(), postgres_url=postgres_database.url())
 
     def read(column: str, values: Any) -> list[int]:
         keys = (KeyFilter(column=column, values=values),)
@@ -180,38 +176,43 @@ def test_keys_that_are_enough_may_keep_others_out_but_never_a_row_of_theirs(
 
 @pytest.mark.parametrize("kind", ["timestamptz", "timestamp", "date", "timestamptz[]"])
 @pytest.mark.parametrize("value", ["infinity", "-infinity"])
-def test_infinite_times_are_an_error(server, kind, value) -> None:
+def test_infinite_times_are_an_error(postgres_database, kind, value) -> None:
     literal = f"'{{{value}}}'" if kind.endswith("[]") else f"'{value}'"
     of = source(query=f"SELECT now() AS at, {literal}::{kind} AS odd")
     with pytest.raises(DataError, match="'numbers': column 'odd' holds an infinite time"):
-        opened(found(server, of, "odd"))
+        opened(found(postgres_database, of, "odd"))
     first = source(query=f"SELECT now() AS at, '4713-01-01 BC'::{kind} AS odd")
     if not kind.endswith("[]"):
-        assert sum(batch.num_rows for batch in found(server, first, "odd").read("true")) == 1
+        assert (
+            sum(batch.num_rows for batch in found(postgres_database, first, "odd").read("true"))
+            == 1
+        )
 
 
 @pytest.mark.parametrize("layout", ["plain", "partitioned", "query", "view"])
-def test_pieces_are_all_the_rows_each_once(server, database, monkeypatch, layout) -> None:
+def test_pieces_are_all_the_rows_each_once(
+    postgres_database, connection, monkeypatch, layout
+) -> None:
     from scalr_ray.offline_store.sources import postgres
     from scalr_ray.offline_store.sources.reading import TimeBound
 
     monkeypatch.setattr(postgres, "_PIECE_PAGES", 3)
     split = " PARTITION BY HASH (n)" if layout == "partitioned" else ""
-    database.execute(f"CREATE TABLE numbers (at timestamptz, n int8, pad text){split}")
+    connection.execute(f"CREATE TABLE numbers (at timestamptz, n int8, pad text){split}")
     for part in range(2 if split else 0):
-        database.execute(
+        connection.execute(
             f"CREATE TABLE part_{part} PARTITION OF numbers "
             f"FOR VALUES WITH (MODULUS 2, REMAINDER {part})"
         )
-    database.execute("CREATE VIEW seen AS SELECT * FROM numbers")
-    database.execute(
+    connection.execute("CREATE VIEW seen AS SELECT * FROM numbers")
+    connection.execute(
         "INSERT INTO numbers SELECT timestamptz '2026-03-01+00' + n * interval '1 hour', n % 1500, "
         "repeat('x', 100) FROM generate_series(1, 3000) n"
     )
     of = source(query="TABLE numbers") if layout == "query" else source(table="numbers")
     of = source(table="seen") if layout == "view" else of
     bound = TimeBound(column="at", since=T0 + 10 * HOUR, until=T0 + 2990 * HOUR)
-    rows = found(server, of, "n", "at", bounds=(bound,))
+    rows = found(postgres_database, of, "n", "at", bounds=(bound,))
     pieces = pickle.loads(pickle.dumps(rows.pieces()))  # noqa: S301 - our own
     batches = [batch for piece in pieces for batch in piece.read()]
     assert len(pieces) == 1 if layout in {"query", "view"} else len(pieces) > 5
@@ -222,19 +223,21 @@ def test_pieces_are_all_the_rows_each_once(server, database, monkeypatch, layout
     assert Counter(map(str, in_pieces.to_pylist())) == Counter(map(str, whole.to_pylist()))
 
 
-def test_the_count_is_near_even_where_nobody_analysed(server, database) -> None:
-    database.execute("CREATE TABLE numbers (at timestamptz, n int8)")
-    database.execute("INSERT INTO numbers SELECT now(), n FROM generate_series(1, 50000) n")
-    assert 10_000 < found(server, source(table="numbers"), "n").count < 250_000
+def test_the_count_is_near_even_where_nobody_analysed(postgres_database, connection) -> None:
+    connection.execute("CREATE TABLE numbers (at timestamptz, n int8)")
+    connection.execute("INSERT INTO numbers SELECT now(), n FROM generate_series(1, 50000) n")
+    assert 10_000 < found(postgres_database, source(table="numbers"), "n").count < 250_000
 
 
-def test_a_table_beyond_the_memory_limit_is_read_by_spilling(server, database, tmp_path) -> None:
-    database.execute("CREATE TABLE numbers (at timestamptz, key text)")
-    database.execute(
+def test_a_table_beyond_the_memory_limit_is_read_by_spilling(
+    postgres_database, connection, tmp_path
+) -> None:
+    connection.execute("CREATE TABLE numbers (at timestamptz, key text)")
+    connection.execute(
         "INSERT INTO numbers SELECT now(), md5(n::text) || md5((-n)::text) || md5((2 * n)::text) "
         "FROM generate_series(1, 700000) n"
     )
-    rows = found(server, source(table="numbers"), "key")
+    rows = found(postgres_database, source(table="numbers"), "key")
     with duck(memory_limit="40MB", threads=1, spill_dir=tmp_path) as session:
         rows.open(session, "rows")
         for _ in range(2):
@@ -242,17 +245,17 @@ def test_a_table_beyond_the_memory_limit_is_read_by_spilling(server, database, t
         assert any(file.stat().st_size > 0 for file in tmp_path.rglob("*") if file.is_file())
 
 
-def test_names_that_would_be_statements_are_names(server, database, tmp_path) -> None:
+def test_names_that_would_be_statements_are_names(postgres_database, connection, tmp_path) -> None:
     from psycopg import sql
 
     from scalr_ray.offline_store import AsOfOfflineStore
 
     table, column = sql.Identifier(f"table {HOSTILE}"), sql.Identifier(HOSTILE)
-    database.execute("CREATE TABLE kept AS SELECT 1 AS one")
-    database.execute(sql.SQL("CREATE TABLE {} ({} int8, at timestamptz)").format(table, column))
+    connection.execute("CREATE TABLE kept AS SELECT 1 AS one")
+    connection.execute(sql.SQL("CREATE TABLE {} ({} int8, at timestamptz)").format(table, column))
     quoted = '"table {}"'.format(HOSTILE.replace('"', '""'))
     of = source(table=quoted)
-    configured = config(server, tmp_path)
+    configured = config(postgres_database, tmp_path)
     write(configured, of, pa.table({HOSTILE: [7], "at": pa.array([T0], TIMESTAMP)}))
     assert pull(configured, of, HOSTILE)[HOSTILE].to_pylist() == [7]
     AsOfOfflineStore().validate_data_source(configured, of)
@@ -262,13 +265,15 @@ def test_names_that_would_be_statements_are_names(server, database, tmp_path) ->
     for bad in ("SELECT now() AS at, 1 AS n) AS x; DROP TABLE kept; --", "DROP TABLE kept"):
         with pytest.raises(DataError, match=r"syntax error|multiple commands"):
             pull(configured, source(query=bad), "n")
-    assert database.execute("SELECT * FROM kept").fetchall() == [(1,)]
+    assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
 
 
-def test_a_table_that_is_not_there_may_be_registered_but_not_read(server, tmp_path) -> None:
+def test_a_table_that_is_not_there_may_be_registered_but_not_read(
+    postgres_database, tmp_path
+) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
-    configured = config(server, tmp_path)
+    configured = config(postgres_database, tmp_path)
     AsOfOfflineStore().validate_data_source(configured, source(table="absent"))
     with pytest.raises(DataError, match="the table absent is gone"):
         pull(configured, source(table="absent"), "n")
@@ -278,11 +283,11 @@ def test_a_table_that_is_not_there_may_be_registered_but_not_read(server, tmp_pa
         )
 
 
-def test_columns_are_checked_and_named(server, database, tmp_path) -> None:
+def test_columns_are_checked_and_named(postgres_database, connection, tmp_path) -> None:
     from scalr_ray.offline_store import AsOfOfflineStore
 
-    configured = config(server, tmp_path)
-    database.execute("CREATE TABLE numbers (at text, n int8)")
+    configured = config(postgres_database, tmp_path)
+    connection.execute("CREATE TABLE numbers (at text, n int8)")
     with pytest.raises(DataError, match=r"lacks the column.* m; it has at, n"):
         pull(configured, source(table="numbers"), "m")
     with pytest.raises(DataError, match="'at' is text, not a timestamp"):
@@ -291,13 +296,13 @@ def test_columns_are_checked_and_named(server, database, tmp_path) -> None:
         AsOfOfflineStore().validate_data_source(configured, source(table="numbers"))
 
 
-def test_feast_infers_the_features_of_a_table(server, database, tmp_path) -> None:
+def test_feast_infers_the_features_of_a_table(postgres_database, connection, tmp_path) -> None:
     from feast import Entity, FeatureStore, FeatureView, ValueType
 
-    database.execute(
+    connection.execute(
         "CREATE TABLE numbers (key text, at timestamptz, n int8, x numeric, l float4[], u uuid)"
     )
-    store = FeatureStore(config=config(server, tmp_path))
+    store = FeatureStore(config=config(postgres_database, tmp_path))
     key = Entity(name="key", join_keys=["key"], value_type=ValueType.STRING)
     of = source(table="numbers")
     store.apply([key, of, FeatureView(name="numbers", entities=[key], source=of)])
@@ -311,10 +316,12 @@ def test_feast_infers_the_features_of_a_table(server, database, tmp_path) -> Non
     }
 
 
-def test_the_address_comes_from_the_environment(server, database, tmp_path, monkeypatch) -> None:
+def test_the_address_comes_from_the_environment(
+    postgres_database, connection, tmp_path, monkeypatch
+) -> None:
     from scalr_ray.offline_store import open_feature_store
 
-    database.execute("CREATE TABLE numbers AS SELECT now() AS at, 7 AS n")
+    connection.execute("CREATE TABLE numbers AS SELECT now() AS at, 7 AS n")
     (tmp_path / "feature_store.yaml").write_text(
         "project: p\nprovider: local\nregistry: registry.db\nentity_key_serialization_version: 3\n"
         "offline_store:\n  type: scalr_ray.offline_store.AsOfOfflineStore\n"
@@ -323,12 +330,12 @@ def test_the_address_comes_from_the_environment(server, database, tmp_path, monk
     unset = open_feature_store(tmp_path).config
     with pytest.raises(ConfigError, match="set every variable it names"):
         pull(unset, source(table="numbers"), "n")
-    monkeypatch.setenv("SCALR_POSTGRES_URL", server.url(driver="psycopg"))
+    monkeypatch.setenv("SCALR_POSTGRES_URL", postgres_database.url(driver="psycopg"))
     configured = open_feature_store(tmp_path).config
     assert pull(configured, source(table="numbers"), "n")["n"].to_pylist() == [7]
     assert "secret" not in repr(configured.offline_store)
     with pytest.raises(UsageError, match=r"set offline_store\.postgres_url"):
-        pull(config(server, tmp_path, postgres_url=None), source(table="numbers"), "n")
+        pull(config(postgres_database, tmp_path, postgres_url=None), source(table="numbers"), "n")
 
 
 @pytest.mark.parametrize(
@@ -337,36 +344,43 @@ def test_the_address_comes_from_the_environment(server, database, tmp_path, monk
         (
             (":{port}/", ":1/"),
             RetryLater,
-            r"PostgreSQL at 127\.0\.0\.1:1/postgres cannot be reached",
+            r"PostgreSQL at \S+:1/test_\w+ cannot be reached",
         ),
         (("secret", "sekret"), ConfigError, "refuses the connection: .*authentication failed"),
-        ((":{port}/postgres", ":{port}/absent"), ConfigError, '"absent" does not exist'),
+        (("/test_", "/absent_"), ConfigError, r'"absent_\w+" does not exist'),
         (("postgresql://", "mysql://"), ConfigError, "no PostgreSQL address"),
         (("{port}", "port"), ConfigError, "no PostgreSQL address"),
-        (("/postgres", "/postgres?sslmode=never"), ConfigError, "sslmode"),
+        (("{name}", "{name}?sslmode=never"), ConfigError, "sslmode"),
     ],
 )
 def test_a_server_that_does_not_answer_is_one_line_without_the_password(
-    server, tmp_path, change, error, line
+    postgres_database, tmp_path, change, error, line
 ) -> None:
-    old, new = (part.format(port=server.port) for part in change)
-    address = server.url().replace(old, new)
+    old, new = (
+        part.format(port=postgres_database.server.port, name=postgres_database.name)
+        for part in change
+    )
+    address = postgres_database.url().replace(old, new)
     with pytest.raises(error, match=line) as raised:
-        pull(config(server, tmp_path, postgres_url=address), source(table="numbers"), "n")
+        pull(
+            config(postgres_database, tmp_path, postgres_url=address), source(table="numbers"), "n"
+        )
     chain = f"{raised.value} {raised.value.__cause__}"
     assert "secret" not in chain
     assert "p@ss" not in chain
     assert "p%40ss" not in chain
 
 
-def test_a_connection_that_is_cut_while_reading_can_be_tried_again(server, database) -> None:
+def test_a_connection_that_is_cut_while_reading_can_be_tried_again(
+    postgres_database, connection
+) -> None:
     of = source(query="SELECT now() AS at, repeat('x', 500) AS pad FROM generate_series(1, 200000)")
-    rows = found(server, of, "pad")
+    rows = found(postgres_database, of, "pad")
     assert "secret" not in repr(rows)
     assert "secret" not in repr(rows.pieces())
     batches = rows.read("true")
     next(batches)
-    database.execute(
+    connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE pid <> pg_backend_pid() AND state = 'active'"
     )
@@ -391,23 +405,27 @@ def numbers(*values: int) -> pa.Table:
     return pa.table({"value": list(values), "at": times})
 
 
-def test_a_write_is_done_once_however_often_and_however_cut(server, database, tmp_path) -> None:
-    configured = config(server, tmp_path)
+def test_a_write_is_done_once_however_often_and_however_cut(
+    postgres_database, connection, tmp_path
+) -> None:
+    configured = config(postgres_database, tmp_path)
     of = source(table="numbers", field_mapping={"raw": "value"})
-    database.execute("CREATE TABLE numbers (at timestamp, extra text DEFAULT 'x', raw numeric)")
+    connection.execute("CREATE TABLE numbers (at timestamp, extra text DEFAULT 'x', raw numeric)")
     again = pa.concat_tables([numbers(1, 2).slice(0, 1), numbers(1, 2).slice(1)])
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda rows: write(configured, of, rows), [numbers(1, 2), again] * 2))
     write(configured, of, numbers(3))
-    answer = database.execute("SELECT raw, at, extra FROM numbers ORDER BY raw").fetchall()
+    answer = connection.execute("SELECT raw, at, extra FROM numbers ORDER BY raw").fetchall()
     naive = T0.replace(tzinfo=None)
     assert answer == [(value, naive + value * HOUR, "x") for value in (1, 2, 3)]
     assert pull(configured, of, "raw")["raw"].to_pylist() == [1.0, 2.0, 3.0]
 
 
-def test_text_is_written_as_what_the_table_keeps_and_never_cut(server, database, tmp_path) -> None:
-    configured, of = config(server, tmp_path), source(table="numbers")
-    database.execute(
+def test_text_is_written_as_what_the_table_keeps_and_never_cut(
+    postgres_database, connection, tmp_path
+) -> None:
+    configured, of = config(postgres_database, tmp_path), source(table="numbers")
+    connection.execute(
         "CREATE TABLE numbers (at timestamptz, u uuid, j jsonb, v varchar(3), l int4[])"
     )
     row = {"at": pa.array([T0], TIMESTAMP), "u": [f"c0a80000{'-0000' * 3}-000000000001"]}
@@ -421,17 +439,19 @@ def test_text_is_written_as_what_the_table_keeps_and_never_cut(server, database,
         write(configured, of, pa.table(row | {"v": ["abcd"]}))
 
 
-def test_a_write_that_fails_leaves_nothing_and_can_be_mended(server, database, tmp_path) -> None:
-    configured, of = config(server, tmp_path), source(table="numbers")
+def test_a_write_that_fails_leaves_nothing_and_can_be_mended(
+    postgres_database, connection, tmp_path
+) -> None:
+    configured, of = config(postgres_database, tmp_path), source(table="numbers")
     with pytest.raises(UsageError, match="numbers is not there; create it first"):
         write(configured, of, numbers(1))
-    database.execute("CREATE TABLE numbers (at timestamptz, value int2)")
+    connection.execute("CREATE TABLE numbers (at timestamptz, value int2)")
     with pytest.raises(DataError, match="smallint out of range"):
         write(configured, of, numbers(1, 70_000))
-    assert database.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
-    database.execute("ALTER TABLE numbers ALTER value TYPE int8")
+    assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (0,)
+    connection.execute("ALTER TABLE numbers ALTER value TYPE int8")
     write(configured, of, numbers(1, 70_000))
-    assert database.execute("SELECT count(*) FROM numbers").fetchone() == (2,)
+    assert connection.execute("SELECT count(*) FROM numbers").fetchone() == (2,)
     with pytest.raises(DataError, match=r"lacks the column.* other; it has at, value"):
         write(configured, of, numbers(1).append_column("other", pa.array([1])))
     with pytest.raises(UsageError, match="is a query"):

@@ -95,7 +95,9 @@ GAPS: dict[str, dict[str, str]] = {
 
 @pytest.fixture(scope="module", params=[name for name in STORES if name != FEAST_ON_RAY])
 def bench(request, tmp_path_factory) -> Iterator[Bench]:
-    with open_bench(request.param, tmp_path_factory.mktemp("bench")) as opened:
+    named = request.param == POSTGRES
+    database = request.getfixturevalue("postgres_database") if named else None
+    with open_bench(request.param, tmp_path_factory.mktemp("bench"), database) as opened:
         yield opened
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import psycopg
 
 IMAGE = os.environ.get("SCALR_TEST_POSTGRES_IMAGE", "postgres:16")
 _USER = "postgres"
-_PASSWORD = "not a secret: p@ss/w#rd"  # noqa: S105 - and awkward on purpose
+PASSWORD = "not a secret: p@ss/w#rd"  # noqa: S105 - and awkward on purpose
 _QUOTED_PASSWORD = "not%20a%20secret%3A%20p%40ss%2Fw%23rd"  # noqa: S105
 _DOCKER_WAIT_S = 5
 _PULL_WAIT_S = 120
@@ -38,19 +39,59 @@ _NEITHER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where a running server is, and how to get in."""
+    """Where a running server is."""
 
     host: str
     port: int
 
-    def url(self, database: str = "postgres", *, driver: str = "") -> str:
-        """The address of a database, for libpq, or for SQLAlchemy with its driver."""
-        scheme = f"postgresql+{driver}" if driver else "postgresql"
-        return f"{scheme}://{_USER}:{_QUOTED_PASSWORD}@{self.host}:{self.port}/{database}"
+    @contextmanager
+    def fresh_database(self) -> Iterator[Database]:
+        """An empty database as long as the context lasts; at its end all connections are cut."""
+        name = f"test_{secrets.token_hex(6)}"
+        with self._connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        try:
+            yield Database(server=self, name=name)
+        finally:
+            with self._connect() as connection:
+                connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def connect(self, database: str = "postgres") -> psycopg.Connection:
+    def answers(self) -> bool:
+        """Whether it takes connections."""
+        try:
+            self._connect().close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def _connect(self) -> psycopg.Connection:
+        return Database(server=self, name="postgres").connect()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database:
+    """A database of a running server, and how to get in."""
+
+    server: Server
+    name: str
+
+    def url(self, *, driver: str = "") -> str:
+        """Its address with the password, for libpq, or for SQLAlchemy with its driver."""
+        scheme = f"postgresql+{driver}" if driver else "postgresql"
+        return f"{scheme}://{_USER}:{_QUOTED_PASSWORD}@{self._place}"
+
+    @property
+    def plain_url(self) -> str:
+        """Its address for SQLAlchemy without a password: libpq takes `PASSWORD` from PGPASSWORD."""
+        return f"postgresql+psycopg://{_USER}@{self._place}"
+
+    def connect(self) -> psycopg.Connection:
         """A connection for plain statements, each committed by itself."""
-        return psycopg.connect(self.url(database), autocommit=True)
+        return psycopg.connect(self.url(), autocommit=True)
+
+    @property
+    def _place(self) -> str:
+        return f"{self.server.host}:{self.server.port}/{self.name}"
 
 
 @contextmanager
@@ -102,7 +143,7 @@ def _container() -> Iterator[Server]:
     from testcontainers.postgres import PostgresContainer
 
     with PostgresContainer(
-        IMAGE, username=_USER, password=_PASSWORD, dbname="postgres", driver=None
+        IMAGE, username=_USER, password=PASSWORD, dbname="postgres", driver=None
     ) as container:
         host = container.get_container_host_ip()
         yield Server(host=host, port=int(container.get_exposed_port(5432)))
@@ -125,7 +166,7 @@ def _version(programs: Path) -> int:
 def _local(programs: Path, folder: Path) -> Iterator[Server]:
     server = Server(host="127.0.0.1", port=_free_port())
     secret = folder / "password"
-    secret.write_text(_PASSWORD)
+    secret.write_text(PASSWORD)
     prefix: list[str] = []
     if os.geteuid() == 0:  # the server refuses to run as root
         prefix = ["setpriv", f"--reuid={_USER}", f"--regid={_USER}", "--init-groups"]
@@ -163,15 +204,10 @@ def _local(programs: Path, folder: Path) -> Iterator[Server]:
 
 def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_WAIT_S
-    while True:
-        try:
-            server.connect().close()
-        except psycopg.OperationalError as error:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}") from error
-            time.sleep(0.1)
-        else:
-            return
+    while not server.answers():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}")
+        time.sleep(0.1)
 
 
 def _free_port() -> int:

@@ -15,7 +15,7 @@ Legend: B users of the window, I target items, M their new target events in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -33,8 +33,8 @@ from scalr_ray.translator.calibration import (
 from scalr_ray.translator.protocol import Translator, as_prior, log_scores
 
 _Z_95 = 1.959964
-# Evidence that is held at a time while strengths are tried: 512 MB of float32. In a catalogue so
-# large that the users do not fit, the candidates are searched on as many of them as do.
+# Scores that are held at a time while strengths are tried: 512 MB of float32. In a catalogue so
+# large that the users do not fit, what is tried is tried on as many of them as do.
 _HELD_SCORES = 1 << 27
 _LEAST_HELD = 10
 _RELIABILITY_BINS = 10
@@ -95,8 +95,7 @@ def choose_strength(
         The choice; the candidates stand as of the start of the window, so refit the chosen one.
     """
     first, second = window.halves()
-    held = max(_HELD_SCORES // window.own.shape[1], 2 * _LEAST_HELD) // 2
-    parts = [window.rows(half[:held]) for half in (first, second)]
+    parts = [window.rows(half[: _most_held(window) // 2]) for half in (first, second)]
     # The strengths that win on the first half, on the second, and on both.
     best, prior = _search(candidates, parts, alphas)
     gains = np.concatenate(
@@ -137,16 +136,15 @@ class Calibration:
 
 def calibration(translator: Translator, window: Window) -> Calibration:
     """Hold the likelihoods of a translator as of the start of the window against what happened."""
-    prior = as_prior(translator)
-    plain = [_scored(log_scores(prior, chunk.users), chunk) for chunk in window.chunks()]
-    temperature, _ = temperature_for(plain)
-    base = np.concatenate([chunk.likelihood(temperature) for chunk in plain])
-    scored = [_scored(log_scores(translator, chunk.users), chunk) for chunk in window.chunks()]
+    # Any stretch of the window is a random sample of it.
+    some = window.rows(np.arange(min(len(window), _most_held(window))))
+    temperature, _ = temperature_for(list(_scores(as_prior(translator), some)))
+    base = _likelihood(translator.tuned(alpha=0.0, temperature=temperature), window)
 
     def measured(temperature: float) -> tuple[float, float]:
-        found = np.concatenate([chunk.likelihood(temperature) for chunk in scored])
-        bins = reliability(scored, bins=_RELIABILITY_BINS, temperature=temperature)
-        return bins.expected_calibration_error, normalised_entropy(found, base)
+        at = translator.tuned(alpha=translator.alpha, temperature=temperature)
+        bins = reliability(_scores(at, window), bins=_RELIABILITY_BINS, temperature=temperature)
+        return bins.expected_calibration_error, normalised_entropy(_likelihood(at, window), base)
 
     (before, entropy_before), (after, entropy) = measured(1.0), measured(translator.temperature)
     return Calibration(
@@ -212,11 +210,19 @@ def _at_best_temperatures(
 def _likelihood(translator: Translator, window: Window) -> NDArray[np.float64]:
     """(B,) mean log-likelihood per event of each user at the translator's temperature, nats."""
     return np.concatenate(
-        [
-            _scored(log_scores(translator, chunk.users), chunk).likelihood(translator.temperature)
-            for chunk in window.chunks()
-        ]
+        [chunk.likelihood(translator.temperature) for chunk in _scores(translator, window)]
     )
+
+
+def _scores(translator: Translator, window: Window) -> Iterator[ScoredUsers]:
+    """The scores of the window's users, a chunk at a time."""
+    for chunk in window.chunks():
+        yield _scored(log_scores(translator, chunk.users), chunk)
+
+
+def _most_held(window: Window) -> int:
+    """How many users' scores are held at the same time."""
+    return max(_HELD_SCORES // int(window.own.shape[1]), 2 * _LEAST_HELD)
 
 
 def _scored(scores: NDArray[np.float32], window: Window) -> ScoredUsers:

@@ -21,7 +21,9 @@ from scalr_ray.translator.encode import incidence
 from scalr_ray.translator.histories import FeaturesAsOf, Users
 
 _MIN_USERS = 20
+# Users whose scores over all items are held at a time: so many, or as many as take 256 MB.
 _CHUNK_USERS = 256
+_CHUNK_SCORES = 1 << 26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,9 @@ class Window:
 
     def chunks(self) -> Iterator[Window]:
         """The window in parts whose dense scores fit into memory."""
-        for at in range(0, len(self), _CHUNK_USERS):
-            yield self.rows(np.arange(at, min(at + _CHUNK_USERS, len(self))))
+        step = max(1, min(_CHUNK_USERS, _CHUNK_SCORES // max(self.own.shape[1], 1)))
+        for at in range(0, len(self), step):
+            yield self.rows(np.arange(at, min(at + step, len(self))))
 
     def halves(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of the first and of the second half: two random samples of the users."""

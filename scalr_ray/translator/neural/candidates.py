@@ -67,6 +67,17 @@ class Candidates:
         """The same on `device`."""
         return replace(self, **moved(self, device))
 
+    def of_queries(self, start: int, stop: int) -> Candidates:
+        """The same items for the queries from `start` to before `stop`, of those that there are."""
+        query, column = self.owned
+        among = (query >= start) & (query < stop)
+        return replace(
+            self,
+            moments=self.moments[start:stop],
+            columns=self.columns[start:stop],
+            owned=torch.stack((query[among] - start, column[among])),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:

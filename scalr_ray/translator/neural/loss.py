@@ -5,7 +5,8 @@ Legend: Q queries, K candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import pyarrow as pa
 import torch
@@ -19,6 +20,8 @@ from scalr_ray.translator.neural.net import TranslatorNet
 
 # Temperatures that are tried; none of them is kept, the strength is fitted afterwards.
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
+# Scores of queries that are held at a time while a net is validated, several times: 256 MB each.
+_MOST_SCORES = 1 << 26
 
 
 def log_likelihood(
@@ -106,13 +109,23 @@ def log_likelihood_sums(
     seed: int = 0,
 ) -> tuple[list[float], int]:
     """The summed log-likelihood at each of the temperatures, and how many queries count."""
+    device = next(net.parameters()).device
     totals, count = torch.zeros(len(temperatures), dtype=torch.float64), 0
-    for position, rows in enumerate(tables):
-        match, candidates = _matched(net, rows, catalogue, stream_seed(seed, position))
-        for place, temperature in enumerate(temperatures):
-            values, visible = log_likelihood(match, candidates, temperature=temperature)
-            totals[place] += values.double().sum().cpu()
-        count += int(visible.sum())
+    with _evaluating(net), torch.inference_mode():
+        for position, rows in enumerate(tables):
+            batch = collate(rows, features=net.shape.user_features)
+            candidates = catalogue.candidates(batch, stream_seed(seed, position)).to(device)
+            states = net.states(batch.to(device))
+            vectors = net.item_vectors(candidates.items, candidates.features)
+            step = max(1, _MOST_SCORES // max(len(candidates.items), 1))
+            for start in range(0, len(states), step):
+                part = candidates.of_queries(start, start + step)
+                asked = states[start : start + step]
+                match = net.match(asked, vectors, part.ages, part.moments)
+                for place, temperature in enumerate(temperatures):
+                    values, visible = log_likelihood(match, part, temperature=temperature)
+                    totals[place] += values.double().sum().cpu()
+                count += int(visible.sum())
     return totals.tolist(), count
 
 
@@ -130,17 +143,12 @@ def best_mean(totals: Sequence[float], count: float) -> float:
     return max(totals) / count
 
 
-def _matched(
-    net: TranslatorNet, rows: pa.Table, catalogue: Catalogue, seed: int
-) -> tuple[Tensor, Candidates]:
-    """The match of the queries of `rows` with their candidates, without dropout."""
-    device = next(net.parameters()).device
-    batch = collate(rows, features=net.shape.user_features)
-    candidates = catalogue.candidates(batch, seed).to(device)
+@contextmanager
+def _evaluating(net: TranslatorNet) -> Iterator[None]:
+    """Without dropout for the time of a block."""
     training = net.training
     net.eval()
     try:
-        with torch.inference_mode():
-            return net(batch.to(device), candidates), candidates
+        yield
     finally:
         net.train(training)

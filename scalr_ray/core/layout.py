@@ -85,6 +85,11 @@ class Layout:
         return self.data / "erasures"
 
     @property
+    def erasure_key(self) -> Path:
+        """The key of the hashes by which users who were erased are known."""
+        return self.data / "erasure.key"
+
+    @property
     def translators(self) -> Path:
         """One folder per translator version."""
         return self.data / "translators"

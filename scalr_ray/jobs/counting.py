@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from contextlib import suppress
 from datetime import datetime
 
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.core.keyed import stream_seed
-from scalr_ray.core.layout import Layout
+from scalr_ray.core.private import secret_in
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import Counting
 from scalr_ray.offline_store.store import engine_of, session_of
@@ -35,7 +32,9 @@ def counting_of(workspace: Workspace, cutoff: datetime) -> Counting:
                 "translator.min_users to 2 or more"
             )
         # Secret, and another for each release, or the noise could be subtracted again.
-        seed = stream_seed(_noise_key(workspace.layout), config.fingerprint, cutoff)
+        seed = stream_seed(
+            secret_in(workspace.layout.data / "noise.key"), config.fingerprint, cutoff
+        )
         bound = Bound(source_items=_NOISY_SOURCE_ITEMS, target_items=_NOISY_TARGET_ITEMS)
         noise = Noise(epsilon=settings.noise_epsilon, bound=bound, seed=seed)
     return Counting(
@@ -48,15 +47,3 @@ def counting_of(workspace: Workspace, cutoff: datetime) -> Counting:
         limits=session_of(workspace.store.config).limits,
         engine=engine_of(workspace.store.config),
     )
-
-
-def _noise_key(layout: Layout) -> str:
-    """The secret behind the noise of this repository, made once and readable by its owner alone."""
-    path = layout.data / "noise.key"
-    made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))
-    with suppress(FileExistsError):  # whoever was first has made it
-        path.hardlink_to(made)
-    made.unlink()
-    return path.read_text(encoding="ascii")

@@ -231,6 +231,28 @@ class TrainingEvents:
         """The same without the target events of the users that `hidden` (U,) marks."""
         return replace(self, target_log=self.target_log.where(~hidden[self.target_log.users]))
 
+    def under(self, source_items: Vocabulary, target_items: Vocabulary) -> TrainingEvents:
+        """The same under the codes of other vocabularies, without what happened on items they lack.
+
+        Args:
+            source_items: of (domain, item) keys.
+            target_items: of target item ids.
+        """
+        source, target = (
+            replace(log, items=wanted.codes(items.ids)[log.items])
+            for log, items, wanted in (
+                (self.source_log, self.source_items, source_items),
+                (self.target_log, self.target_items, target_items),
+            )
+        )
+        return replace(
+            self,
+            source_items=source_items,
+            target_items=target_items,
+            source_log=source.where(source.items >= 0),
+            target_log=target.where(target.items >= 0),
+        )
+
     def compact(self) -> TrainingEvents:
         """The same under codes of those users and items only that occur in the events."""
         source, target = self.source_log, self.target_log

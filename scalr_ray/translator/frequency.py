@@ -16,10 +16,12 @@ from datetime import datetime
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalr_ray.translator.counts import PairCounts
+from scalr_ray.core.errors import DataError
+from scalr_ray.translator.counts import ONE, PairCounts
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
 from scalr_ray.translator.prior_mix import PriorMix
@@ -59,8 +61,10 @@ class FrequencyTranslator:
             the next target event, in microseconds.
         strength: what validation chose.
         weighing: what the counts were made under.
-        pair_users: (S, I) CSR, the number of distinct users of the pairs in `counts`; needed
-            where there is a floor, without one it may be None.
+        pair_users: (S, I) CSR, the number of distinct users of the pairs in `counts`; None where
+            that is what `counts` says.
+        pair_units: (P,) the same as `counts.data` in units of 1 / `counts.ONE`; None where its
+            float32 say it exactly.
     """
 
     train_cutoff: datetime
@@ -75,6 +79,7 @@ class FrequencyTranslator:
     strength: Strength
     weighing: Weighing = field(default_factory=Weighing)
     pair_users: sparse.csr_matrix | None = None
+    pair_units: NDArray[np.int64] | None = None
 
     @property
     def rankable(self) -> NDArray[np.bool_]:
@@ -131,14 +136,68 @@ class FrequencyTranslator:
             weighing: what they were made under.
             pseudo_users: put on every item of the marginal.
         """
+        marginal = counts.marginal(len(self.target_items)) + pseudo_users
+        return self._with_pairs(counts, marginal, weighing)
+
+    def without(self, gone: PairCounts) -> FrequencyTranslator:
+        """What is left of the counts when some users are taken out: exactly a count without them.
+
+        Prior, first sightings and delays stay as they are.
+
+        Args:
+            gone: what these users gave, under the codes of this translator.
+
+        Raises:
+            DataError: the counts hold less than that, so they are of other events.
+        """
+        assert not self.weighing.noisy, "noise hides what a user gave"
+        marginal = self.marginal - gone.marginal(len(self.target_items))
+        if marginal.min(initial=0) < 0:
+            raise DataError("the marginal holds less than what is taken from it")
+        gone = PairCounts(pairs=gone.pairs, targets=gone.targets.slice(0, 0))
+        if self.weighing.min_users > 1:  # what lay below the floor is not here to be taken out
+            gone = self._among_held(gone)
+        left = self._pair_counts().minus(gone).with_floor(self.weighing.min_users)
+        return self._with_pairs(left, marginal, self.weighing)
+
+    def _with_pairs(
+        self, counts: PairCounts, marginal: NDArray[np.float64], weighing: Weighing
+    ) -> FrequencyTranslator:
+        """The same over other counts, whose pairs are under the codes of this translator."""
         shape = (len(self.source_items), len(self.target_items))
+        weights, units = counts.matrix(shape), counts.pairs["weight"].to_numpy()
+        exact = bool((weights.data.astype(np.float64) * ONE == units).all())
         return replace(
             self,
-            counts=counts.matrix(shape),
-            marginal=counts.marginal(shape[1]) + pseudo_users,
+            marginal=marginal,
             weighing=weighing,
-            pair_users=counts.matrix(shape, "users") if weighing.min_users > 1 else None,
+            counts=weights,
+            pair_users=None if weighing.is_plain else counts.matrix(shape, "users"),
+            pair_units=None if exact else units,
         )
+
+    def _pair_counts(self) -> PairCounts:
+        """The pairs as they were counted, under the codes of this translator; without targets."""
+        weights = self.counts.tocoo()
+        units = self.pair_units
+        if units is None:
+            units = np.rint(weights.data.astype(np.float64) * ONE).astype(np.int64)
+        users = self.pair_users if self.pair_users is not None else self.counts
+        pairs = pa.table(
+            {
+                "source": weights.row.astype(np.int64),
+                "target": weights.col.astype(np.int64),
+                "users": users.data.astype(np.int64),
+                "weight": units,
+            }
+        )
+        return PairCounts(pairs=pairs, targets=pairs.slice(0, 0).drop_columns("source"))
+
+    def _among_held(self, counts: PairCounts) -> PairCounts:
+        """The part of some counts that is on pairs of this table."""
+        held = self._pair_counts().pairs.select(["source", "target"])
+        among = counts.pairs.join(held, ["source", "target"], join_type="left semi")
+        return PairCounts(pairs=among, targets=counts.targets)
 
     def evidence(self, users: Users) -> NDArray[np.float32]:
         """(B, I) the log lift of each item for each user; 0 for a user without history.

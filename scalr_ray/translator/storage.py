@@ -4,13 +4,14 @@
 <folder>/translator.json       settings, cutoff, delays, and the sha256 of each other file
          source_items.parquet  key
          target_items.parquet  item_id, and what is known of each
-         counts.parquet        of a frequency translator: source, target, weight, users
+         counts.parquet        of a frequency translator: source, target, weight, users, units
          weights.safetensors   of a neural one (see `translator.neural.storage`)
 ```
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -30,10 +31,23 @@ from scalr_ray.translator.protocol import Translator
 from scalr_ray.translator.weighing import Weighing
 
 
-def save_translator(translator: Translator, folder: Path) -> None:
-    """Write a translator of any kind, so that a reader finds all of it or nothing."""
+def save_translator(
+    translator: Translator,
+    folder: Path,
+    *,
+    without: Sequence[str] = (),
+    beside: Mapping[str, str] | None = None,
+) -> None:
+    """Write a translator of any kind, so that a reader finds all of it or nothing.
+
+    Args:
+        translator: to be written.
+        folder: where; what lies there is replaced.
+        without: what stands for the users who were taken out of a frequency translator.
+        beside: text files that lie beside it, by name.
+    """
     if isinstance(translator, FrequencyTranslator):
-        _save_frequency(translator, folder)
+        _save_frequency(translator, folder, without, beside or {})
         return
     from scalr_ray.translator.neural.storage import save_neural
     from scalr_ray.translator.neural.translator import NeuralTranslator
@@ -59,12 +73,29 @@ def load_translator(folder: Path) -> Translator:
     return load_neural(folder)
 
 
-def _save_frequency(translator: FrequencyTranslator, folder: Path) -> None:
+def taken_out(folder: Path) -> frozenset[str]:
+    """What stands for the users who were taken out of a frequency translator since its training.
+
+    Raises:
+        DataError: the folder is missing, incomplete, damaged or of another format.
+    """
+    with reading(folder) as settings:
+        return frozenset(settings.get("without", ()))
+
+
+def _save_frequency(
+    translator: FrequencyTranslator,
+    folder: Path,
+    without: Sequence[str],
+    beside: Mapping[str, str],
+) -> None:
     strength = translator.strength
 
     def write(staged: Path) -> None:
         for name, table in _tables(translator).items():
             pq.write_table(table, staged / name)
+        for name, text in beside.items():
+            (staged / name).write_text(text, encoding="utf-8")
 
     settings = {
         "train_cutoff": translator.train_cutoff.isoformat(),
@@ -74,6 +105,7 @@ def _save_frequency(translator: FrequencyTranslator, folder: Path) -> None:
         "alpha": strength.alpha,
         "temperature": strength.temperature,
         "delays_us": translator.delays.tolist(),
+        "without": sorted(without),
     }
     write_artifact(folder, kind=translator.kind, settings=settings, write=write)
 
@@ -88,6 +120,8 @@ def _tables(translator: FrequencyTranslator) -> dict[str, pa.Table]:
     if translator.pair_users is not None:
         # The same pairs in the same order: they were made from one table.
         columns["users"] = pa.array(translator.pair_users.data.astype(np.float32))
+    if translator.pair_units is not None:
+        columns["units"] = pa.array(translator.pair_units)
     return {
         "counts.parquet": pa.table(columns),
         "source_items.parquet": pa.table({"key": translator.source_items.ids}),
@@ -119,6 +153,7 @@ def _load_frequency(settings: dict[str, Any], folder: Path) -> FrequencyTranslat
         counts=matrix("weight"),
         weighing=Weighing.from_json(settings["weighing"]),
         pair_users=matrix("users") if "users" in counts.column_names else None,
+        pair_units=counts["units"].to_numpy() if "units" in counts.column_names else None,
         mix=_mix(settings["prior_mix"]),
         marginal=targets["marginal"].to_numpy(),
         prior=targets["prior"].to_numpy(),

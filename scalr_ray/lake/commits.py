@@ -25,7 +25,8 @@ from scalr_ray.core.clock import from_micros
 from scalr_ray.core.errors import RetryLater
 from scalr_ray.lake.troubles import database_error, file_error, unknown
 
-_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0)
+_PATIENCE_S = 120.0  # of who is overtaken again and again, while others get their commits through
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _SKEW_MS = 60_000  # so much Iceberg lets clocks differ
 
 Result = TypeVar("Result")
@@ -53,14 +54,19 @@ class Committer:
             UsageError: writing is not allowed.
             DataError: a file is gone or cannot be read, or S3 refuses.
         """
-        for pause_s in _PAUSES_S:
+        deadline, pause_s = time.monotonic() + _PATIENCE_S, _SHORTEST_PAUSE_S
+        while True:
             try:
                 with self.errors(what):
                     return attempt()
-            except CommitFailedException:
-                # Losers of one round must not meet again in the next.
-                time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
-        raise RetryLater(f"could not {what}: the table kept changing; try again")
+            except CommitFailedException as error:
+                if time.monotonic() > deadline:
+                    raise RetryLater(
+                        f"could not {what}: the table kept changing; try again"
+                    ) from error
+            # Losers of one round must not meet again in the next.
+            time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:

@@ -4,6 +4,11 @@ Three cuts in a row: [.., inner) trains and [inner, validation) says when to sto
 comes of it is asked as of the validation cut, and the validation window, which it has not seen,
 chooses alpha and temperature and checks that the evidence helps. Then a new net is trained for as
 many epochs on everything before the train cutoff.
+
+What is served of a user is asked as of each example. Items are many, so what is served of them is
+asked as of a few times only: those at which as many equal parts of the examples begin, and the cut.
+An example reads of items what was known at the beginning of its part, and what is judged or
+generated reads what was known at the cut: nothing reads what became known after it.
 """
 
 from __future__ import annotations
@@ -35,7 +40,7 @@ from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.features import FeatureSpec
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
-from scalr_ray.translator.prior import PopularityIndex
+from scalr_ray.translator.prior import DAY_MICROS, PopularityIndex
 from scalr_ray.translator.prior_mix import PriorMix
 
 # Share of the target events before the validation cut that say when to stop.
@@ -48,6 +53,8 @@ _WITHHELD_SHARE = 0.4
 _LEAST_UNSEEN = 20
 # Catalogues up to this size are compared in full, larger ones by as many drawn items.
 _FULL_CATALOGUE = 2048
+# Times at which features of items are asked for in training.
+_FEATURE_TIMES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +198,9 @@ class _Fitting:
         settings, items = self.how.settings, len(events.target_items)
         queries = training_queries(events, start=EPOCH, end=cut)
         served = self._of_users(events.users.ids.take(queries["user"]), np.asarray(queries["time"]))
-        of_items = self._of_items(events.target_items.ids, cut)
+        rows = training_rows(events, start=EPOCH, end=cut, length=settings.length, features=served)
+        asked_at = _feature_times(np.asarray(queries["time"]), cut)
+        of_items = self._of_items(events.target_items.ids, asked_at)
         shape = NetShape(
             source_items=len(events.source_items),
             target_items=items,
@@ -203,10 +212,9 @@ class _Fitting:
             dropout=settings.dropout,
             id_dropout=settings.id_dropout,
             user_features=None if served is None else FeatureSpec.fit(served),
-            item_features=None if of_items is None else FeatureSpec.fit(of_items),
+            item_features=None if of_items is None else _spec_of_items(of_items, items),
         )
         asked = np.bincount(np.asarray(queries["item"]), minlength=items)
-        rows = training_rows(events, start=EPOCH, end=cut, length=settings.length, features=served)
         return TrainingTask(
             name=name,
             shape=shape,
@@ -217,6 +225,7 @@ class _Fitting:
                 shares=asked / max(asked.sum(), 1),
                 negatives=_negatives(settings, items),
                 features=_encoded(shape.item_features, of_items),
+                feature_times=asked_at,
             ),
             rows=rows,
             validation=None if until is None else self._validation(events, cut, until),
@@ -229,7 +238,7 @@ class _Fitting:
         net = TranslatorNet(task.shape)
         net.load_state_dict(trained.weights)
         seen = events.as_of(cut)
-        of_items = self._of_items(events.target_items.ids, cut)
+        of_items = self._of_items(events.target_items.ids, np.array([to_micros(cut)]))
         return NeuralTranslator(
             net=net.eval(),
             train_cutoff=cut,
@@ -259,9 +268,13 @@ class _Fitting:
         ask = self.how.user_features
         return None if ask is None else ask(_flat(ids), times)
 
-    def _of_items(self, ids: pa.Array, cut: datetime) -> pa.Table | None:
+    def _of_items(self, ids: pa.Array, times: NDArray[np.int64]) -> pa.Table | None:
+        """What is served of all the items as of one time after the other."""
         ask = self.how.item_features
-        return None if ask is None else ask(ids, np.full(len(ids), to_micros(cut)))
+        if ask is None:
+            return None
+        every = pa.array(np.tile(np.arange(len(ids)), len(times)))
+        return ask(_flat(ids.take(every)), np.repeat(times, len(ids)))
 
     def _index(self, events: TrainingEvents) -> PopularityIndex:
         target = events.target_log.first_to_appear()
@@ -293,6 +306,18 @@ class _Fitting:
             patience=patience,
             seed=self.how.seed,
         )
+
+
+def _feature_times(times: NDArray[np.int64], cut: datetime) -> NDArray[np.int64]:
+    """(E,) the days on which equal parts of the examples at `times` (Q,) begin, and the cut."""
+    parts = np.quantile(times, np.arange(_FEATURE_TIMES) / _FEATURE_TIMES, method="inverted_cdf")
+    return np.append(np.unique(parts // DAY_MICROS * DAY_MICROS), to_micros(cut))
+
+
+def _spec_of_items(served: pa.Table, items: int) -> FeatureSpec:
+    """The encoding of what is served of items (I) as of `_feature_times`."""
+    # What there is at the cut alone would be used and never learned from.
+    return FeatureSpec.fit(served.slice(0, served.num_rows - items))
 
 
 def _negatives(settings: NeuralSettings, items: int) -> int:

@@ -66,6 +66,7 @@ class TrainingTask:
         arrays = [
             catalogue.first_seen,
             catalogue.shares,
+            catalogue.feature_times,
             *(tensor.numpy() for _, tensor in tensors),
         ]
         for array in arrays:

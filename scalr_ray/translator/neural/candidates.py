@@ -5,7 +5,8 @@ some drawn uniformly, each with log(times drawn / expected times drawn) added to
 over candidates is then an unbiased estimate of the sum over the catalogue (the balance heuristic of
 multiple importance sampling; the logQ correction of Yi et al. 2019 with both sources of negatives).
 
-Legend: Q queries, K candidates, U distinct moments of the queries, I items of the catalogue.
+Legend: Q queries, K candidates, U distinct moments of the queries, I items of the catalogue, E
+times as of which features of items are known.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ class Candidates:
         ages: (U, K) uint8 age class of each item as of each moment.
         columns: (Q,) where each query's own item stands in `items`.
         owned: (2, M) query and column of what the user has by the query's time.
-        features: encoded item features, K rows each; None where the net takes none.
+        eras: (Q,) which of the times of `features` is that of each query.
+        features: encoded item features, K rows for each time that a query reads them as of; None
+            where the net takes none.
     """
 
     items: Tensor
@@ -61,6 +64,7 @@ class Candidates:
     ages: Tensor
     columns: Tensor
     owned: Tensor
+    eras: Tensor
     features: Mapping[str, Tensor] | None = None
 
     def to(self, device: torch.device) -> Candidates:
@@ -75,6 +79,7 @@ class Candidates:
             self,
             moments=self.moments[start:stop],
             columns=self.columns[start:stop],
+            eras=self.eras[start:stop],
             owned=torch.stack((query[among] - start, column[among])),
         )
 
@@ -89,7 +94,10 @@ class Catalogue:
             visible: the time of an event that came to be known late would look ahead.
         shares: (I,) share of each item among the queries that are trained on.
         negatives: how many items are drawn for a batch; 0 compares with all of them.
-        features: encoded item features, I rows each; None where the net takes none.
+        features: encoded item features, I rows for each of `feature_times`, one time after the
+            other; None where the net takes none.
+        feature_times: (E,) ascending, microseconds since 1970: a query reads the features as of the
+            last of them that is not later than the query itself.
         grain: the prior of a query is that of its time rounded down to a multiple of this many
             microseconds: never later than the query, and few distinct moments.
     """
@@ -99,6 +107,7 @@ class Catalogue:
     shares: NDArray[np.float64]
     negatives: int = 0
     features: Mapping[str, Tensor] | None = None
+    feature_times: NDArray[np.int64] = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
     grain: int = DAY_MICROS
     _kept: dict[int, NDArray[np.float32]] = field(default_factory=dict, repr=False, compare=False)
 
@@ -116,6 +125,7 @@ class Catalogue:
         place = np.minimum(np.searchsorted(items, owned), len(items) - 1)
         among = items[place] == owned
         chosen = torch.from_numpy(items)
+        eras, era = self._eras(batch.query_times.numpy())
         return Candidates(
             items=chosen,
             offsets=torch.from_numpy(offsets),
@@ -124,14 +134,22 @@ class Catalogue:
             ages=torch.from_numpy(age_classes(self.first_seen[items], moments[:, None])),
             columns=torch.from_numpy(np.searchsorted(items, wanted)),
             owned=torch.from_numpy(np.stack((query[among], place[among]))),
-            features=self.features_of(chosen),
+            eras=torch.from_numpy(era),
+            features=self._features_of(chosen, torch.from_numpy(eras)),
         )
 
-    def features_of(self, items: Tensor) -> dict[str, Tensor] | None:
-        """The encoded features of `items` (K,)."""
+    def _eras(self, times: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The feature times that queries at `times` (Q,) need, and which of these each needs."""
+        latest = np.searchsorted(self.feature_times, times, side="right") - 1
+        needed, era = np.unique(np.maximum(latest, 0), return_inverse=True)
+        return (needed if len(needed) else np.zeros(1, dtype=np.int64)), era
+
+    def _features_of(self, items: Tensor, eras: Tensor) -> dict[str, Tensor] | None:
+        """The encoded features of `items` (K,), time after time."""
         if self.features is None:
             return None
-        return {name: value[items] for name, value in self.features.items()}
+        rows = (eras[:, None] * len(self) + items).ravel()
+        return {name: value[rows] for name, value in self.features.items()}
 
     def _all(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         return np.arange(len(self)), np.zeros(len(self), dtype=np.float32)

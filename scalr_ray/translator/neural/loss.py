@@ -121,7 +121,7 @@ def log_likelihood_sums(
             for start in range(0, len(states), step):
                 part = candidates.of_queries(start, start + step)
                 asked = states[start : start + step]
-                match = net.match(asked, vectors, part.ages, part.moments)
+                match = net.match(asked, vectors, part.ages, part.moments, eras=part.eras)
                 for place, temperature in enumerate(temperatures):
                     values, visible = log_likelihood(match, part, temperature=temperature)
                     totals[place] += values.double().sum().cpu()

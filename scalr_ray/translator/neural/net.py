@@ -83,7 +83,9 @@ class TranslatorNet(nn.Module):
         """(Q, K) the match of each query with each candidate."""
         states = self.states(batch)
         vectors = self.item_vectors(candidates.items, candidates.features)
-        return self.match(states, vectors, candidates.ages, candidates.moments)
+        return self.match(
+            states, vectors, candidates.ages, candidates.moments, eras=candidates.eras
+        )
 
     def states(self, batch: Batch) -> Tensor:
         """(Q, D) what each query's visible tokens, the time since then and its features say."""
@@ -97,26 +99,50 @@ class TranslatorNet(nn.Module):
         return out
 
     def item_vectors(self, items: Tensor, features: Mapping[str, Tensor] | None) -> Tensor:
-        """(K, D) the vectors of target items by code; unknown ones (-1) by their features alone."""
+        """(E * K, D) the vectors of target items by code; unknown ones (-1) by features alone.
+
+        Args:
+            items: (K,) codes.
+            features: encoded, of the items as of E times, one time after the other; without any
+                there is one vector for each item.
+        """
         if self.item_features is None or features is None:
             vectors: Tensor = self.target_table(items + 1)
         else:
             by_id = self.target_table(self._with_unknown(items + 1))
-            vectors = by_id + self.item_features(features)
+            told = self.item_features(features)
+            vectors = by_id.repeat(len(told) // max(len(by_id), 1), 1) + told
         return vectors
 
-    def match(self, states: Tensor, vectors: Tensor, ages: Tensor, moments: Tensor) -> Tensor:
+    def match(
+        self,
+        states: Tensor,
+        vectors: Tensor,
+        ages: Tensor,
+        moments: Tensor,
+        *,
+        eras: Tensor | None = None,
+    ) -> Tensor:
         """(Q, K) float32: <query, item> / sqrt(D), plus what the query makes of the item's age.
 
         Args:
             states: (Q, D).
-            vectors: (K, D).
+            vectors: (E * K, D).
             ages: (U, K) age classes as of each moment.
             moments: (Q,) the moment of each query.
+            eras: (Q,) which K of the vectors those of each query are; None where E is 1.
         """
         by_age = self.age(states).float().gather(1, ages.long()[moments])
-        matched: Tensor = (self._asked(states) @ vectors.T).float() + by_age
-        return matched
+        asked, items = self._asked(states), ages.shape[1]
+        matched: Tensor
+        if eras is None or len(vectors) == items:
+            matched = (asked @ vectors.T).float()
+        else:
+            matched = torch.zeros_like(by_age)
+            for era, of_era in enumerate(torch.split(vectors, items)):
+                mine = eras == era
+                matched[mine] = (asked[mine] @ of_era.T).float()
+        return matched + by_age
 
     def queries(self, states: Tensor) -> Tensor:
         """(Q, D + A) what is asked of item vectors and of one-hot age classes, float32."""

@@ -28,6 +28,7 @@ CANDIDATES = Candidates(
     ages=torch.zeros(1, TARGETS, dtype=torch.uint8),
     columns=torch.zeros(1, dtype=torch.int64),
     owned=torch.zeros(2, 0, dtype=torch.int64),
+    eras=torch.zeros(1, dtype=torch.int64),
 )
 
 

@@ -10,7 +10,13 @@ import pytest
 from lake_rows import SCHEMA, events
 
 from scalr_ray.core.errors import DataError
+from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
+
+
+@pytest.fixture
+def layout(local_layout: Layout) -> Layout:
+    return local_layout
 
 
 def nullable(schema: pa.Schema) -> pa.Schema:

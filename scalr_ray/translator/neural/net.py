@@ -142,7 +142,8 @@ class TranslatorNet(nn.Module):
             for era, of_era in enumerate(torch.split(vectors, items)):
                 mine = eras == era
                 matched[mine] = (asked[mine] @ of_era.T).float()
-        return matched + by_age
+        matched = matched + by_age
+        return matched
 
     def queries(self, states: Tensor) -> Tensor:
         """(Q, D + A) what is asked of item vectors and of one-hot age classes, float32."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from scalr_ray.ingest.columns import infer_ids
 from scalr_ray.ingest.cuts import is_odd_user, snapshot_times, target_cut, withhold
+from scalr_ray.ingest.files import rewrite_tables, sole_writer
 from scalr_ray.ingest.log import EventLog, read_event_log
 from scalr_ray.ingest.snapshots import write_snapshots
 from scalr_ray.ingest.store import ImportResult, import_log, refuse_other_tables
@@ -28,7 +29,9 @@ __all__ = [
     "is_odd_user",
     "read_event_log",
     "refuse_other_tables",
+    "rewrite_tables",
     "snapshot_times",
+    "sole_writer",
     "target_cut",
     "withhold",
     "write_snapshots",

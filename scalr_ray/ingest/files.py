@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,12 +55,43 @@ def write_tables(tables: Mapping[Path, pa.Table]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(tables[file], draft, compression="zstd")
             _flush(draft)
-        for file, draft in drafts.items():
-            draft.replace(file)
-            _flush(file.parent)
+        _show(drafts)
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
+
+
+def rewrite_tables(files: Sequence[Path], change: Callable[[pa.Table], pa.Table]) -> None:
+    """Put what `change` makes of them in the place of some files, in the way of `write_tables`.
+
+    A file is read and written a row group at a time. Metadata of the schema, which may quote values
+    of columns, is left out.
+    """
+    drafts = {file: file.with_name(f".{file.name}.tmp") for file in files}
+    try:
+        for file, draft in drafts.items():
+            _rewrite(file, draft, change)
+            _flush(draft)
+        _show(drafts)
+    finally:
+        for draft in drafts.values():
+            draft.unlink(missing_ok=True)
+
+
+def _rewrite(file: Path, draft: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow.remove_metadata()
+        with pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+            for group in range(parquet.num_row_groups):
+                rows = change(parquet.read_row_group(group)).replace_schema_metadata(None)
+                if rows.num_rows:
+                    writer.write_table(rows)
+
+
+def _show(drafts: Mapping[Path, Path]) -> None:
+    for file, draft in drafts.items():
+        draft.replace(file)
+        _flush(file.parent)
 
 
 def _flush(path: Path) -> None:

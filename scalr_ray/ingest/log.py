@@ -8,7 +8,7 @@ availability is corrected later.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -27,6 +27,7 @@ from scalr_ray.core.events import (
     event_schema,
 )
 from scalr_ray.core.fingerprint import file_fingerprint
+from scalr_ray.core.subjects import ErasedUsers
 from scalr_ray.ingest.columns import (
     DEFAULT_EVENT_TYPE,
     LOG_COLUMNS,
@@ -76,6 +77,7 @@ class EventLog:
         rows_read: all rows of the file.
         rows_other_domains: rows of domains that were not asked for; they are left out.
         fingerprint: the sha256 of the file.
+        erased: rows of users who were erased; they are left out.
     """
 
     events: pa.Table
@@ -83,6 +85,14 @@ class EventLog:
     rows_read: int
     rows_other_domains: int
     fingerprint: str
+    erased: int = 0
+
+    def without(self, erased: ErasedUsers) -> EventLog:
+        """The same without the rows of users who were erased, be they sound or not."""
+        events, refused = erased.without(self.events), erased.without(self.refused)
+        left_out = self.events.num_rows - events.num_rows
+        left_out += self.refused.num_rows - refused.num_rows
+        return replace(self, events=events, refused=refused, erased=self.erased + left_out)
 
 
 def read_event_log(

@@ -36,6 +36,7 @@ class ImportResult:
         refused_file: the rows set aside; None when there are none.
         files: for each view the part that holds this file's events, where there is one.
         fingerprint: the sha256 of the file.
+        erased: rows left out because their users were erased.
     """
 
     rows_read: int
@@ -46,6 +47,7 @@ class ImportResult:
     refused_file: Path | None
     files: dict[str, Path]
     fingerprint: str
+    erased: int = 0
 
 
 def import_log(
@@ -87,6 +89,7 @@ def import_log(
         refused_file=refused_file if log.refused.num_rows else None,
         files={view: file for view, file in files.items() if file.exists()},
         fingerprint=log.fingerprint,
+        erased=log.erased,
     )
 
 

@@ -35,7 +35,7 @@ from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.layout import ICEBERG_CATALOG, ICEBERG_NAMESPACE, ICEBERG_TABLE, Layout
 from scalr_ray.core.s3 import S3_SCHEME, s3_properties
 from scalr_ray.lake.schemas import schema_problem
-from scalr_ray.lake.troubles import database_error
+from scalr_ray.lake.troubles import catalog_error
 
 TABLE_NAME = (ICEBERG_NAMESPACE, ICEBERG_TABLE)
 LOCK_WAIT_S = 30.0
@@ -77,7 +77,7 @@ def open_catalog(layout: Layout) -> SqlCatalog:
             # Two processes that open a new catalog at the same time both create its tables.
             if "already exists" not in str(error.orig):
                 what = "open the Iceberg catalog"
-                raise database_error(what, layout.database_url, error, sent=False) from error
+                raise catalog_error(what, layout.database_url, error, sent=False) from error
             time.sleep(pause_s)
             continue
         return catalog

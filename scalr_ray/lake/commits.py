@@ -22,8 +22,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from scalr_ray.core.clock import from_micros
+from scalr_ray.core.databases import state_unknown
 from scalr_ray.core.errors import RetryLater
-from scalr_ray.lake.troubles import database_error, file_error, unknown
+from scalr_ray.lake.troubles import catalog_error, file_error
 
 _PATIENCE_S = 120.0  # of who is overtaken again and again, while others get their commits through
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
@@ -75,9 +76,9 @@ class Committer:
         try:
             yield
         except CommitStateUnknownException as error:
-            raise unknown(what) from error
+            raise state_unknown(what) from error
         except DBAPIError as error:
-            raise database_error(what, self._url, error, sent=self._thread.sent) from error
+            raise catalog_error(what, self._url, error, sent=self._thread.sent) from error
         except (OSError, pa.ArrowException) as error:
             raise file_error(what, error) from error
 

@@ -26,7 +26,7 @@ from scalr_ray.lake.catalog import TABLE_NAME
 from scalr_ray.lake.commits import Committer, refuse_clock_behind
 from scalr_ray.lake.history import ERASED_PROPERTY, notes_without, was_published
 from scalr_ray.lake.named import NamedFiles
-from scalr_ray.lake.replacing import Removal, replace_files, rows_gone
+from scalr_ray.lake.replacing import Removal, replace_files, summed
 from scalr_ray.lake.rows import Values
 from scalr_ray.lake.staging import StagingArea
 
@@ -69,8 +69,7 @@ class Erasure:
 
     def run(self, user_ids: Sequence[object]) -> ErasedRows:
         """Erase the rows of some users everywhere; see `SyntheticEventLake.erase`."""
-        kind = self.staging.schema.field("user_id").type
-        values = Values.of("user_id", user_ids, kind)
+        values = self._values(user_ids)
         removal = Removal(files=self.staging.files, values=values)
         with self.committer.errors(_WHAT):
             staged = self._from_staged(values)
@@ -92,6 +91,22 @@ class Erasure:
             snapshot_id=None if snapshot is None else int(snapshot.snapshot_id),
         )
 
+    def preview(self, user_ids: Sequence[object]) -> tuple[dict[str, int], dict[str, int]]:
+        """See `SyntheticEventLake.erase_preview`."""
+        removal = Removal(files=self.staging.files, values=self._values(user_ids))
+        with self.committer.errors("count the rows of users"):
+            table = self._table()
+            staged = [
+                self.staging.location(batch_id, file)
+                for batch_id in self.staging.batches()
+                if not was_published(table, batch_id)
+                for file in self.staging.needed(batch_id)
+            ]
+            return removal.count(list(NamedFiles(table).current())), removal.count(staged)
+
+    def _values(self, user_ids: Sequence[object]) -> Values:
+        return Values.of("user_id", user_ids, self.staging.schema.field("user_id").type)
+
     def _from_staged(self, values: Values) -> dict[str, int]:
         table = self._table()
         dropped: dict[str, int] = {}
@@ -108,7 +123,7 @@ class Erasure:
             return {}
         refuse_clock_behind(_WHAT, table)
         rewritten = removal.rewrite(holders)
-        gone = rows_gone(rewritten)
+        gone = summed(file.gone for file in rewritten)
         replace_files(
             table,
             [files[location] for location in holders],

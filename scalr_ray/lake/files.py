@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -75,6 +75,11 @@ class TableFiles:
     def exists(self, location: str) -> bool:
         """Whether there is such a file."""
         return bool(self.filesystem.get_file_info(_path(location)).is_file)
+
+    def size_bytes(self, locations: Iterable[str]) -> int:
+        """How large some files are together; those that are gone count nothing."""
+        infos = self.filesystem.get_file_info([_path(location) for location in locations])
+        return sum(info.size for info in infos if info.is_file)
 
     @contextmanager
     def parquet(self, location: str) -> Iterator[pq.ParquetFile]:

@@ -126,6 +126,16 @@ class SyntheticEventLake:
         with self._committer.errors(f"stage batch {batch_id}"):
             return self._staging.stage(batch_id, folder)
 
+    def staged_batches(self) -> dict[str, int]:
+        """The rows of every batch that is staged and was not published, by its id."""
+        with self._committer.errors("look at the staged batches"):
+            table = self._load()
+            return {
+                batch_id: sum(file.rows for file in self._staging.needed(batch_id))
+                for batch_id in self._staging.batches()
+                if not was_published(table, batch_id)
+            }
+
     def staged_files(self, batch_id: str) -> list[str]:
         """The locations of the staged files of a batch, in order of their names."""
         with self._committer.errors(f"look at batch {batch_id}"):
@@ -326,18 +336,30 @@ class SyntheticEventLake:
         """
         return self._upkeep.expire(before=before, keep=keep)
 
-    def orphans(self, *, older_than: datetime, staged: Collection[str]) -> list[str]:
+    def orphans(
+        self, *, older_than: datetime, staged: Collection[str], gone: Collection[int] = ()
+    ) -> list[str]:
         """The files below the table's location that no snapshot that can be read needs.
 
         Args:
             older_than: younger files may be of somebody who is still writing, and are left out.
             staged: batches whose folders are in use.
+            gone: snapshots that count as expired, to see what expiring them would leave.
         """
-        return self._upkeep.orphans(older_than=older_than, staged=staged)
+        return self._upkeep.orphans(older_than=older_than, staged=staged, gone=gone)
+
+    def size_bytes(self, files: Iterable[str]) -> int:
+        """How large some files are together; those that are gone count nothing."""
+        with self._committer.errors("look at the size of files"):
+            return self._staging.files.size_bytes(files)
 
     def remove(self, files: Iterable[str]) -> int:
         """Delete files that `orphans` named; returns how many were still there."""
         return self._upkeep.remove(files)
+
+    @property
+    def _erasure(self) -> Erasure:
+        return Erasure(catalog=self._catalog, committer=self._committer, staging=self._staging)
 
     @property
     def _upkeep(self) -> Upkeep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyiceberg.expressions import AlwaysTrue
@@ -37,7 +37,7 @@ class Removal:
 
     files: TableFiles
     values: Values
-    _counted: dict[str, int] = field(default_factory=dict)
+    _counted: dict[str, dict[str, int]] = field(default_factory=dict)
     _rewritten: dict[str, Rewritten] = field(default_factory=dict)
 
     def holders(self, locations: Sequence[str]) -> list[str]:
@@ -46,6 +46,10 @@ class Removal:
         counts = side_by_side(lambda place: count_rows(self.files, place, self.values), new)
         self._counted |= dict(zip(new, counts, strict=True))
         return [location for location in locations if self._counted[location]]
+
+    def count(self, locations: Sequence[str]) -> dict[str, int]:
+        """How many such rows the files hold, by batch."""
+        return summed(self._counted[location] for location in self.holders(locations))
 
     def rewrite(self, locations: Sequence[str]) -> list[Rewritten]:
         """The files without the rows, written beside them."""
@@ -58,12 +62,12 @@ class Removal:
         return rewrite_without(self.files, location, self.values, to)
 
 
-def rows_gone(rewritten: Sequence[Rewritten]) -> dict[str, int]:
-    """How many rows are gone, by batch."""
-    gone: Counter[str] = Counter()
-    for file in rewritten:
-        gone.update(file.gone)
-    return dict(sorted(gone.items()))
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums of some counts by batch."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
 
 
 def replace_files(

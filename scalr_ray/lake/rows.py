@@ -80,14 +80,16 @@ class Values:
         return first < len(self._sorted) and self._sorted[first] <= statistics.max
 
 
-def count_rows(files: TableFiles, location: str, values: Values) -> int:
-    """How many rows of a file have one of the values."""
-    found = 0
+def count_rows(files: TableFiles, location: str, values: Values) -> dict[str, int]:
+    """How many rows of a file have one of the values, by batch."""
+    found: Counter[str] = Counter()
     with files.parquet(location) as file:
         for group in values.groups(file):
-            column = file.read_row_group(group, columns=[values.column])
-            found += pc.sum(values.among(column)).as_py() or 0
-    return found
+            among = values.among(file.read_row_group(group, columns=[values.column]))
+            if pc.any(among).as_py():
+                batches = file.read_row_group(group, columns=["batch_id"]).filter(among)
+                found.update(batches["batch_id"].to_pylist())
+    return dict(found)
 
 
 def find_row(files: TableFiles, location: str, values: Values) -> dict[str, object] | None:

@@ -210,14 +210,11 @@ class StagingArea:
         )
         kept: list[StagedFile] = []
         for file, rows in zip(files, found, strict=True):
-            if rows:
-                kept += self._without(batch_id, file, values)
-            else:
-                kept.append(file)
+            kept += self._without(batch_id, file, values) if rows else [file]
         if any(found):
             self._write_list(batch_id, kept)
             self._remove(batch_id, [file for file in files if file not in kept])
-        return sum(found)
+        return sum(sum(rows.values()) for rows in found)
 
     def forget(self, batch_id: str) -> None:
         """Remove the list: the files belong to the table now, or to nobody."""

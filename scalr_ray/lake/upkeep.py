@@ -50,14 +50,16 @@ class Upkeep:
 
         return self.committer.commit("expire old snapshots", attempt)
 
-    def orphans(self, *, older_than: datetime, staged: Collection[str]) -> list[str]:
+    def orphans(
+        self, *, older_than: datetime, staged: Collection[str], gone: Collection[int]
+    ) -> list[str]:
         """See `SyntheticEventLake.orphans`."""
         cut = parse_time(older_than, "older_than")
         in_use = tuple(f"{self.staging.batch_dir(batch_id)}/" for batch_id in staged)
         with self.committer.errors("look for orphan files"):
             # Listed first: what is published in between is named when the table is looked at.
             found = self.staging.files.below(self.staging.files.root)
-            needed = NamedFiles(self._table()).everything()
+            needed = NamedFiles(self._table()).everything(but=gone)
         return [
             file.location
             for file in found

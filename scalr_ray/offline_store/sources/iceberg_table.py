@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, NotInstalledError
 from pyiceberg.io.pyarrow import schema_to_pyarrow
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from scalr_ray.core.errors import DataError, RetryLater, UsageError
+from scalr_ray.core.databases import database_error
+from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.s3 import s3_error, s3_properties
 from scalr_ray.offline_store.sources.reading import Access, label
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ def open_table(source: IcebergSource) -> Iterator[Any]:
         )
     with _catalog_of(source):
         catalog = source.get_catalog_client()
+    # Of the environment, and no part of the definition: that is the same for all who read it.
+    catalog.properties = {**s3_properties(), **catalog.properties}
     try:
         with _catalog_of(source):
             table = _load(catalog, source)
@@ -116,10 +121,23 @@ def _load(catalog: Any, source: IcebergSource) -> Any:  # noqa: ANN401 - pyicebe
 def _catalog_of(source: IcebergSource) -> Iterator[None]:
     try:
         yield
+    except DBAPIError as error:
+        told = database_error(
+            f"read the catalog of {label(source)}", _catalog_url(source), error, sent=False
+        )
+        raise told or _unreadable(source, error.orig) from error
     except SQLAlchemyError as error:
-        reason = getattr(error, "orig", error)
-        if "locked" in str(reason):
-            raise RetryLater(f"{label(source)}: its catalog is busy; try again") from error
-        raise DataError(f"{label(source)}: its catalog cannot be read: {reason}") from error
+        raise _unreadable(source, error) from error
     except (OSError, ValueError, NotInstalledError) as error:
-        raise DataError(f"{label(source)}: its table cannot be opened: {error}") from error
+        told = s3_error(f"{label(source)}: its table cannot be opened", error)
+        raise told or DataError(f"{label(source)}: its table cannot be opened: {error}") from error
+
+
+def _unreadable(source: IcebergSource, reason: object) -> DataError:
+    return DataError(f"{label(source)}: its catalog cannot be read: {reason}")
+
+
+def _catalog_url(source: IcebergSource) -> str:
+    """Where its catalog is, for messages: without a password."""
+    parsed = make_url(source.catalog_properties.get("uri", source.endpoint))
+    return parsed.set(query={}).render_as_string(hide_password=True)

@@ -4,7 +4,10 @@
 
 Users without target history are asked about as of the cut. `KL` is the mean divergence of the
 translator's likelihood from the true one, in nats; the entropy of the truth is the least log loss
-that is possible, and the log loss of a translator is that plus its KL. ECE is that of the outcomes.
+that is possible, and the log loss of a translator is that plus its KL. `ECE` holds the likelihood
+against the truth in bins of ascending likelihood that expect equally many choices: the share of
+them that fall into another bin than expected, both ways counted. Nothing is drawn, so that the
+truth itself has KL 0 and ECE 0.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +27,15 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.config import NeuralSettings
 from scalr_ray.core.events import event_schema
-from scalr_ray.learn import Grid, TrainingEvents, fit_translator
+from scalr_ray.learn import FittedTranslator, Grid, TrainingEvents, fit_translator
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.simulate import World, WorldConfig
-from scalr_ray.translator import PriorMix, Translator, as_prior, log_likelihood
+from scalr_ray.translator import FrequencyTranslator, PriorMix, Translator, as_prior, log_likelihood
 
 MIX = PriorMix.recent(window_days=30, background=0.05)
 ALPHAS = (0.15, 0.3, 0.6, 1.0, 1.5)
+GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=ALPHAS)
+BINS = 20
 SCHEMA = event_schema("string", "string")
 
 
@@ -41,14 +47,15 @@ class Asked:
     events: TrainingEvents
     codes: NDArray[np.int64]
     truth: NDArray[np.float64]
-    validation_cut: object
-    cut: object
+    validation_cut: datetime
+    cut: datetime
 
 
-def ask(users: int, transfer: float) -> Asked:
+def ask(users: int, transfer: float, *, seed: int = 0) -> Asked:
     """Simulate, hide the target history of every other user, and ask for the truth."""
     world = World.generate(
         WorldConfig(
+            seed=seed,
             users=users,
             source_items=150,
             target_items=300,
@@ -94,14 +101,37 @@ def ask(users: int, transfer: float) -> Asked:
 
 def divergence(translator: Translator, asked: Asked) -> float:
     """The mean KL divergence of the likelihood from the truth, nats, over seen items."""
-    seen = np.isfinite(translator.log_prior)
-    truth = asked.truth[:, seen]
-    truth = truth / truth.sum(axis=1, keepdims=True)
-    users = asked.events.known(asked.codes, asked.cut)
-    guess = log_likelihood(translator, users)[:, seen].astype(np.float64)
+    truth, guess = against(translator, asked)
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(truth > 0, truth * (np.log(truth) - guess), 0.0)
     return float(terms.sum(axis=1).mean())
+
+
+def calibration_error(translator: Translator, asked: Asked) -> float:
+    """The share of choices that fall into another bin than the likelihood expects."""
+    truth, guess = against(translator, asked)
+    return expected_calibration_error(truth, np.exp(guess))
+
+
+def expected_calibration_error(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> float:
+    """sum_k |truth_k - guess_k| / sum_k truth_k over bins of about equal guess; (B, I) each."""
+    order = np.argsort(guess, axis=None, kind="stable")
+    truth, guess = truth.ravel()[order], guess.ravel()[order]
+    middle = (np.cumsum(guess) - guess / 2) / guess.sum()
+    place = np.minimum((middle * BINS).astype(np.int64), BINS - 1)
+    true, guessed = (np.bincount(place, side, minlength=BINS) for side in (truth, guess))
+    return float(np.abs(true - guessed).sum() / truth.sum())
+
+
+def against(
+    translator: Translator, asked: Asked
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The truth and the log of the likelihood, (B, I) each, over the items seen."""
+    seen = np.isfinite(translator.log_prior)
+    truth = asked.truth[:, seen]
+    users = asked.events.known(asked.codes, asked.cut)
+    guess = log_likelihood(translator, users)[:, seen].astype(np.float64)
+    return truth / truth.sum(axis=1, keepdims=True), guess
 
 
 def entropy(asked: Asked) -> float:
@@ -111,30 +141,48 @@ def entropy(asked: Asked) -> float:
     return float(-terms.sum(axis=1).mean())
 
 
+def count(asked: Asked) -> FittedTranslator[FrequencyTranslator]:
+    """The frequency translator of the world."""
+    return fit_translator(
+        asked.events,
+        validation_cut=asked.validation_cut,
+        cutoff=asked.cut,
+        grid=GRID,
+        mix=MIX,
+        seed=0,
+    )
+
+
 def measure(users: int, transfer: float) -> str:
     """One line of the table."""
     asked = ask(users, transfer)
-    cuts = {"validation_cut": asked.validation_cut, "cutoff": asked.cut}
-    grid = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=ALPHAS)
-    counted = fit_translator(asked.events, **cuts, grid=grid, mix=MIX, seed=0)
+    counted = count(asked)
     began = time.perf_counter()
     how = NeuralFit(mix=MIX, alphas=ALPHAS, settings=NeuralSettings(), seed=0)
-    trained = fit_neural(asked.events, **cuts, how=how)
+    trained = fit_neural(
+        asked.events, validation_cut=asked.validation_cut, cutoff=asked.cut, how=how
+    )
     seconds = time.perf_counter() - began
     cells = [
         f"{users:,}",
         f"{len(asked.events.target_log):,}",
         f"{entropy(asked):.2f}",
-        f"{divergence(as_prior(counted.translator), asked):.2f}",
+        *errors(as_prior(counted.translator), asked),
     ]
     for fitted in (counted, trained):
         gain = f"{fitted.chosen.gain:+.3f} (z {fitted.chosen.z:.1f})"
         cells += [
-            f"{divergence(fitted.translator, asked):.2f}",
+            *errors(fitted.translator, asked),
             f"{fitted.translator.alpha:g}",
             gain,
         ]
     return f"| {' | '.join(cells)} | {seconds:.0f} s |"
+
+
+def errors(translator: Translator, asked: Asked) -> list[str]:
+    """KL and ECE."""
+    found = (divergence(translator, asked), calibration_error(translator, asked))
+    return [f"{value:.2f}" for value in found]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,8 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--null", action="store_true", help="worlds in which nothing transfers")
     asked = parser.parse_args(argv)
     sys.stdout.write(
-        "| users | target events | entropy of the truth | KL, prior | KL, frequency | alpha | gain "
-        "| KL, neural | alpha | gain | training |\n" + "|---" * 11 + "|\n"
+        "| users | target events | entropy of the truth | KL, prior | ECE | KL, frequency | ECE "
+        "| alpha | gain | KL, neural | ECE | alpha | gain | training |\n" + "|---" * 14 + "|\n"
     )
     for users in asked.users.split(","):
         sys.stdout.write(measure(int(users), 0.0 if asked.null else 1.0) + "\n")

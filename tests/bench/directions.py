@@ -5,7 +5,9 @@
 FOLDER holds the Amazon sets (`amazon2014_food_kitchen/events.parquet`, ...). Each direction is cut
 in time, odd users lose their target history before the cut, everything is fitted before it, and
 every target item is ranked for the same users. Rows say how a ranking does on the outcomes; lifts
-are paired, over the 90-day popularity of the same direction, with 95 % intervals.
+are paired, with 95 % intervals: over the 90-day popularity of the same direction, and over the
+prior that the translator itself starts from. A last line names what lies below its own prior with
+its whole interval.
 
 NE is the entropy of the outcomes relative to that under the 90-day popularity at its temperature,
 ECE the share of outcomes that fall where they were not expected; before and after calibration.
@@ -44,19 +46,24 @@ from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, withheld
 from scalr_ray.translator import Translator, as_prior, log_scores
 from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
 from tests.bench.amazon import DIRECTIONS, DOMAINS, Split, read_split
-from training.lift import ArmResult, paired_lift, summarise
+from training.lift import ArmResult, Interval, Segments, paired_lift, summarise
 from training.metrics import top_k
 
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 BACKGROUND = 0.01
 K = 20
+SEGMENTS = ("all", "hidden", "warm")
 BINS = 20
 BOOTSTRAP = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A ranking of the test users, and how likely it makes what they did."""
+    """A ranking of the test users, and how likely it makes what they did.
+
+    Attributes:
+        own: the ranking by the prior that the translator starts from; None for a prior.
+    """
 
     name: str
     arm: ArmResult
@@ -65,6 +72,7 @@ class Row:
     ece: float
     ece_before: float
     note: str = ""
+    own: ArmResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +144,13 @@ def scored(translator: Translator, split: Split) -> Iterator[tuple[slice, NDArra
         yield part, log_scores(translator, users.part(part.start, part.stop))
 
 
-def measure(name: str, translators: Sequence[Translator], split: Split, note: str = "") -> Row:
+def measure(
+    name: str,
+    translators: Sequence[Translator],
+    split: Split,
+    note: str = "",
+    own: ArmResult | None = None,
+) -> Row:
     """Rank and weigh the outcomes; one translator per seed."""
     test, tops, likelihoods, raws, errors = split.test, [], [], [], []
     for translator in translators:
@@ -164,6 +178,7 @@ def measure(name: str, translators: Sequence[Translator], split: Split, note: st
         ece=float(after),
         ece_before=float(before),
         note=note,
+        own=own,
     )
 
 
@@ -175,23 +190,28 @@ def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int)
     }
     tried: list[list[Run]] = []
     for label in labels:
-        for place, kind in enumerate(kinds):
+        prior: Row | None = None
+        for kind in kinds:
             began = time.perf_counter()
             runs = [KINDS[kind](split, priors[label], seed) for seed in range(seeds)]
             seconds = (time.perf_counter() - began) / seeds
-            if place == 0:
+            if prior is None:
                 plain = as_prior(runs[0].translator)
-                yield measure(f"prior, {label}", [plain] * seeds, split)
+                prior = measure(f"prior, {label}", [plain] * seeds, split)
+                yield prior
             tried.append(runs)
             gains = ", ".join(
                 f"{run.chosen.gain:+.3f} (z {run.chosen.z:.1f}, alpha {run.translator.alpha:g})"
                 for run in (runs if kind == "neural" else runs[:1])
             )
             translators = [run.translator for run in runs]
-            yield measure(f"{kind}, {label}", translators, split, f"{gains}; {seconds:.0f} s")
+            note = f"{gains}; {seconds:.0f} s"
+            yield measure(f"{kind}, {label}", translators, split, note, prior.arm)
     picked = [likeliest(split, [runs[seed] for runs in tried], seed) for seed in range(seeds)]
     names = ", ".join(f"{run.translator.kind} (alpha {run.translator.alpha:g})" for run in picked)
-    yield measure("**chosen**", [run.translator for run in picked], split, names)
+    chosen = [run.translator for run in picked]
+    own = measure("its prior", [as_prior(translator) for translator in chosen], split)
+    yield measure("**chosen**", chosen, split, names, own.arm)
 
 
 def likeliest(split: Split, runs: Sequence[Run], seed: int) -> Run:
@@ -202,20 +222,29 @@ def likeliest(split: Split, runs: Sequence[Run], seed: int) -> Run:
     return max(runs, key=lambda run: mean_likelihood(run.on_stage, window))
 
 
-def interval(found: Any) -> str:
+def interval(found: Interval) -> str:
     """A lift in per cent with its interval."""
     return f"{100 * found.estimate:+.0f} % [{100 * found.low:.0f}, {100 * found.high:.0f}]"
+
+
+def lifts(arm: ArmResult, base: ArmResult, segments: Segments) -> dict[str, Interval]:
+    """What the NDCG of `arm` is over that of `base`, by segment."""
+    found = paired_lift(arm, base, segments, bootstrap=BOOTSTRAP, seed=0)
+    return {name: found[name][arm.metric_names[0]] for name in SEGMENTS}
 
 
 def line(row: Row, base: Row, split: Split) -> str:
     """One row of the table."""
     test = split.test
-    lifts = paired_lift(row.arm, base.arm, test.segments, bootstrap=BOOTSTRAP, seed=0)
     means = summarise(row.arm, test.segments)
     ndcg, recall, coverage = row.arm.metric_names
     cells = [row.name]
-    cells += [f"{means[name][ndcg]:.4f}" for name in ("all", "hidden", "warm")]
-    cells += [interval(lifts[name][ndcg]) for name in ("all", "hidden", "warm")]
+    cells += [f"{means[name][ndcg]:.4f}" for name in SEGMENTS]
+    cells += [interval(lift) for lift in lifts(row.arm, base.arm, test.segments).values()]
+    if row.own is None:
+        cells += [""] * len(SEGMENTS)
+    else:
+        cells += [interval(lift) for lift in lifts(row.arm, row.own, test.segments).values()]
     cells += [f"{means['all'][recall]:.4f}", f"{100 * means['all'][coverage]:.1f} %"]
     entropy = [normalised_entropy(values, base.likelihood) for values in (row.raw, row.likelihood)]
     cells += [f"{entropy[0]:.3f} → {entropy[1]:.3f}", f"{row.ece_before:.2f} → {row.ece:.2f}"]
@@ -223,9 +252,18 @@ def line(row: Row, base: Row, split: Split) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def below(row: Row, segments: Segments) -> list[str]:
+    """Where the row lies below its own prior with its whole interval."""
+    if row.own is None:
+        return []
+    found = lifts(row.arm, row.own, segments)
+    return [f"{row.name} on {name} users" for name, lift in found.items() if lift.high < 0]
+
+
 HEADER = (
     "| translator, prior | NDCG@20 all | hidden | warm | over 90 days, all | hidden | warm "
-    "| Recall@20 | coverage@20 | NE | ECE | validation |\n" + "|---" * 12 + "|"
+    "| over its prior, all | hidden | warm "
+    "| Recall@20 | coverage@20 | NE | ECE | validation |\n" + "|---" * 15 + "|"
 )
 
 
@@ -259,9 +297,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         say(HEADER)
         base: Row | None = None
+        worse: list[str] = []
         for row in study(split, asked.kinds.split(","), asked.priors.split(","), asked.seeds):
             base = base or row
             say(line(row, base, split))
+            worse += below(row, split.test.segments)
+        say(f"\nBelow its own prior with the whole interval: {', '.join(worse) or 'nothing'}.")
     return 0
 
 

@@ -100,7 +100,7 @@ class Erasure:
                 self.staging.location(batch_id, file)
                 for batch_id in self.staging.batches()
                 if not was_published(table, batch_id)
-                for file in self.staging.needed(batch_id)
+                for file in self.staging.listed(batch_id) or []
             ]
             return removal.count(list(NamedFiles(table).current())), removal.count(staged)
 

@@ -131,7 +131,7 @@ class SyntheticEventLake:
         with self._committer.errors("look at the staged batches"):
             table = self._load()
             return {
-                batch_id: sum(file.rows for file in self._staging.needed(batch_id))
+                batch_id: sum(file.rows for file in self._staging.listed(batch_id) or [])
                 for batch_id in self._staging.batches()
                 if not was_published(table, batch_id)
             }
@@ -299,9 +299,15 @@ class SyntheticEventLake:
             RetryLater: as `publish`; what was done stays done.
             StateUnknown: the answer to a commit was lost; erase again.
         """
-        return Erasure(catalog=self._catalog, committer=self._committer, staging=self._staging).run(
-            user_ids
-        )
+        return self._erasure.run(user_ids)
+
+    def erase_preview(self, user_ids: Sequence[object]) -> tuple[dict[str, int], dict[str, int]]:
+        """How many published and how many staged rows `erase` would take away, by batch.
+
+        Raises:
+            DataError: an id is not of the type of `user_id`.
+        """
+        return self._erasure.preview(user_ids)
 
     def compact(self) -> CompactedFiles | None:
         """Put few files in the place of many small ones in one commit; None if there are not.

@@ -16,9 +16,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg
@@ -27,7 +27,12 @@ IMAGE = os.environ.get("SCALR_TEST_POSTGRES_IMAGE", "postgres:16")
 _USER = "postgres"
 PASSWORD = "not a secret: p@ss/w#rd"  # noqa: S105 - and awkward on purpose
 _QUOTED_PASSWORD = "not%20a%20secret%3A%20p%40ss%2Fw%23rd"  # noqa: S105
-_DOCKER_WAIT_S = 5
+_PORT = 5432  # in the container
+_OPTIONS = {
+    "fsync": "off",
+    "timezone": "America/New_York",  # so that nothing passes because the server is in UTC
+}
+_DOCKER_WAIT_S = 10
 _PULL_WAIT_S = 120
 _START_WAIT_S = 60
 _INSTALLED = Path("/usr/lib/postgresql")
@@ -39,10 +44,26 @@ _NEITHER = (
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """Where a running server is."""
+    """Where a running server is, and how to end and start it.
+
+    Attributes:
+        stop: ends it as a crash does: transactions and connections break off.
+        start: starts it again, with the same data on the same port; returns when it answers.
+    """
 
     host: str
     port: int
+    stop: Callable[[], None] = field(repr=False)
+    start: Callable[[], None] = field(repr=False)
+
+    @contextmanager
+    def down(self) -> Iterator[None]:
+        """The server is gone as long as the context lasts."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     @contextmanager
     def fresh_database(self) -> Iterator[Database]:
@@ -56,16 +77,8 @@ class Server:
             with self._connect() as connection:
                 connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    def answers(self) -> bool:
-        """Whether it takes connections."""
-        try:
-            self._connect().close()
-        except psycopg.OperationalError:
-            return False
-        return True
-
     def _connect(self) -> psycopg.Connection:
-        return Database(server=self, name="postgres").connect()
+        return psycopg.connect(_address(self.host, self.port, "postgres"), autocommit=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,21 +90,17 @@ class Database:
 
     def url(self, *, driver: str = "") -> str:
         """Its address with the password, for libpq, or for SQLAlchemy with its driver."""
-        scheme = f"postgresql+{driver}" if driver else "postgresql"
-        return f"{scheme}://{_USER}:{_QUOTED_PASSWORD}@{self._place}"
+        address = _address(self.server.host, self.server.port, self.name)
+        return address.replace("postgresql", f"postgresql+{driver}", 1) if driver else address
 
     @property
     def plain_url(self) -> str:
         """Its address for SQLAlchemy without a password: libpq takes `PASSWORD` from PGPASSWORD."""
-        return f"postgresql+psycopg://{_USER}@{self._place}"
+        return self.url(driver="psycopg").replace(f":{_QUOTED_PASSWORD}", "")
 
     def connect(self) -> psycopg.Connection:
         """A connection for plain statements, each committed by itself."""
         return psycopg.connect(self.url(), autocommit=True)
-
-    @property
-    def _place(self) -> str:
-        return f"{self.server.host}:{self.server.port}/{self.name}"
 
 
 @contextmanager
@@ -140,13 +149,28 @@ def _has_image() -> bool:
 def _container() -> Iterator[Server]:
     # its own cleaner would be one more image to get; the context below ends what it starts
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
-    from testcontainers.postgres import PostgresContainer
+    from testcontainers.community.postgres import PostgresContainer
 
-    with PostgresContainer(
+    container = PostgresContainer(
         IMAGE, username=_USER, password=PASSWORD, dbname="postgres", driver=None
-    ) as container:
-        host = container.get_container_host_ip()
-        yield Server(host=host, port=int(container.get_exposed_port(5432)))
+    )
+    # a port that Docker chooses would be another one after a restart
+    container.with_bind_ports(_PORT, _free_port())
+    container.with_command(["postgres", *_settings(_OPTIONS)])
+    with container:
+        host, port = container.get_container_host_ip(), int(container.get_exposed_port(_PORT))
+        running = container.get_wrapped_container()
+
+        def stop() -> None:
+            running.kill("SIGQUIT")
+            running.wait(timeout=_START_WAIT_S)
+
+        def start() -> None:
+            running.start()
+            _wait_for(host, port, lambda: running.logs().decode())
+
+        _wait_for(host, port, lambda: running.logs().decode())
+        yield Server(host=host, port=port, stop=stop, start=start)
 
 
 def _programs() -> Path | None:
@@ -164,7 +188,6 @@ def _version(programs: Path) -> int:
 
 @contextmanager
 def _local(programs: Path, folder: Path) -> Iterator[Server]:
-    server = Server(host="127.0.0.1", port=_free_port())
     secret = folder / "password"
     secret.write_text(PASSWORD)
     prefix: list[str] = []
@@ -178,36 +201,53 @@ def _local(programs: Path, folder: Path) -> Iterator[Server]:
     subprocess.run(
         [*prefix, str(programs / "initdb"), *create], check=True, cwd=folder, capture_output=True
     )
-    options = {
-        "listen_addresses": server.host,
-        "port": str(server.port),
-        "unix_socket_directories": str(folder),
-        "fsync": "off",
-        "timezone": "America/New_York",  # so that nothing passes because the server is in UTC
-    }
-    settings = [f"--{name}={value}" for name, value in options.items()]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*prefix, str(programs / "postgres"), "-D", str(data), *settings],
-            cwd=folder,
-            stdout=log,
-            stderr=log,
-        )
+    host, port = "127.0.0.1", _free_port()
+    place = {"listen_addresses": host, "port": str(port), "unix_socket_directories": str(folder)}
+    command = [*prefix, str(programs / "postgres"), "-D", str(data), *_settings(_OPTIONS | place)]
+    log = folder / "log"
+    processes: list[subprocess.Popen[bytes]] = []
+
+    def end(how: signal.Signals) -> None:
+        # setpriv has become the server, so this is its pid
+        processes[-1].send_signal(how)
+        processes[-1].wait(timeout=_START_WAIT_S)
+
+    def start() -> None:
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        processes.append(process)
+        _wait_for(host, port, log.read_text, lambda: process.poll() is not None)
+
+    start()
     try:
-        _wait(server, process, folder / "log")
-        yield server
+        yield Server(host=host, port=port, stop=lambda: end(signal.SIGQUIT), start=start)
     finally:
-        # setpriv has become the server, so this is its pid; it does not wait for clients to leave
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=_START_WAIT_S)
+        end(signal.SIGINT)  # which does not wait for clients to leave
 
 
-def _wait(server: Server, process: subprocess.Popen[bytes], log: Path) -> None:
+def _settings(options: Mapping[str, str]) -> list[str]:
+    return [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+
+
+def _address(host: str, port: int, database: str) -> str:
+    return f"postgresql://{_USER}:{_QUOTED_PASSWORD}@{host}:{port}/{database}"
+
+
+def _wait_for(
+    host: str, port: int, log: Callable[[], str], ended: Callable[[], bool] = lambda: False
+) -> None:
     deadline = time.monotonic() + _START_WAIT_S
-    while not server.answers():
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"PostgreSQL did not start: {log.read_text()}")
-        time.sleep(0.1)
+    while True:
+        try:
+            psycopg.connect(_address(host, port, "postgres"), connect_timeout=5).close()
+        except psycopg.OperationalError as error:
+            if ended() or time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start: {log()}") from error
+            time.sleep(0.1)
+        else:
+            return
 
 
 def _free_port() -> int:

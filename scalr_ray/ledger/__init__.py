@@ -1,4 +1,4 @@
-"""What happened, in SQL: runs, translators, batches, verdicts on them, and how far they saw.
+"""What happened, in SQL: runs, translators, batches, verdicts, watermarks, pins and erasures.
 
 The ledger shares its database with the registry and the Iceberg catalog. It hands out frozen
 records, never live objects, and moves a batch from state to state by compare-and-swap, so that of
@@ -8,9 +8,14 @@ two processes that want to publish or reject the same batch exactly one wins.
 from __future__ import annotations
 
 from scalr_ray.ledger.ledger import Ledger
+from scalr_ray.ledger.owners import Owner
 from scalr_ray.ledger.records import (
     BatchRecord,
     BatchState,
+    ErasureRecord,
+    ErasureState,
+    Finding,
+    PinRecord,
     RunRecord,
     RunStatus,
     TranslatorRecord,
@@ -20,7 +25,12 @@ from scalr_ray.ledger.records import (
 __all__ = [
     "BatchRecord",
     "BatchState",
+    "ErasureRecord",
+    "ErasureState",
+    "Finding",
     "Ledger",
+    "Owner",
+    "PinRecord",
     "RunRecord",
     "RunStatus",
     "TranslatorRecord",

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import UsageError
-from scalr_ray.ledger.database import save, transaction
-from scalr_ray.ledger.records import TRANSITIONS, BatchRecord, BatchState, VerdictRecord
+from scalr_ray.ledger.database import rising_now, save, transaction
+from scalr_ray.ledger.records import (
+    TRANSITIONS,
+    BatchRecord,
+    BatchState,
+    Finding,
+    VerdictRecord,
+)
 from scalr_ray.ledger.tables import BatchRow, VerdictRow
 from scalr_ray.ledger.translators import Translators
 
@@ -26,22 +34,22 @@ class Batches(Translators):
         Raises:
             UsageError: run or translator are unknown, or the id belongs to another batch.
         """
-        now = datetime.now(UTC)
         as_of = parse_time(as_of, "as_of")
-        row = BatchRow(
-            batch_id=batch_id,
-            run_id=run_id,
-            translator_version=translator_version,
-            state=BatchState.STAGED,
-            as_of=as_of,
-            rows=rows,
-            reason=None,
-            snapshot_id=None,
-            created_at=now,
-            updated_at=now,
-        )
         try:
             with transaction(self._engine) as session:
+                now = rising_now(session, BatchRow.created_at)
+                row = BatchRow(
+                    batch_id=batch_id,
+                    run_id=run_id,
+                    translator_version=translator_version,
+                    state=BatchState.STAGED,
+                    as_of=as_of,
+                    rows=rows,
+                    reason=None,
+                    snapshot_id=None,
+                    created_at=now,
+                    updated_at=now,
+                )
                 return save(session, row).record()
         except IntegrityError as error:
             self.run(run_id)
@@ -102,51 +110,96 @@ class Batches(Translators):
         Raises:
             UsageError: it is in another state, there is no such batch, or no such transition.
         """
-        if to not in TRANSITIONS[expected]:
-            actual = self.batch(batch_id).state
-            raise UsageError(f"batch {batch_id} is {actual}; {expected} never becomes {to}")
-        change = update(BatchRow).where(BatchRow.batch_id == batch_id, BatchRow.state == expected)
-        change = change.values(state=to, reason=reason, updated_at=datetime.now(UTC))
-        if snapshot_id is not None:
-            change = change.values(snapshot_id=snapshot_id)
         with transaction(self._engine) as session:
-            row = session.scalars(change.returning(BatchRow)).one_or_none()
+            if row := _moved(session, batch_id, expected, to, reason, snapshot_id):
+                return row.record()
+        raise self._cannot_move(batch_id, expected, to)
+
+    def judge_batch(
+        self, batch_id: str, *, findings: Sequence[Finding], to: BatchState, reason: str | None
+    ) -> BatchRecord:
+        """Record what the gate found, and accept or reject the batch: all of it, or nothing.
+
+        Args:
+            batch_id: a staged batch.
+            findings: one for each check, in order.
+            to: accepted or rejected.
+            reason: why, for a reader.
+
+        Raises:
+            UsageError: it is not staged, or there is no such batch.
+        """
+        with transaction(self._engine) as session:
+            if row := _moved(session, batch_id, BatchState.STAGED, to, reason, None):
+                session.add_all([_verdict(batch_id, finding) for finding in findings])
+                return row.record()
+        raise self._cannot_move(batch_id, BatchState.STAGED, to)
+
+    def resize_batch(self, batch_id: str, rows: int, why: str) -> BatchRecord:
+        """Record that a batch which is not published yet has other rows than before.
+
+        Args:
+            batch_id: a staged or accepted batch.
+            rows: how many it has now.
+            why: for a reader.
+
+        Raises:
+            UsageError: it is in another state, or there is no such batch.
+        """
+        change = (
+            update(BatchRow)
+            .where(
+                BatchRow.batch_id == batch_id,
+                BatchRow.state.in_([BatchState.STAGED, BatchState.ACCEPTED]),
+            )
+            .values(rows=rows, reason=why, updated_at=datetime.now(UTC))
+            .returning(BatchRow)
+        )
+        with transaction(self._engine) as session:
+            row = session.scalars(change).one_or_none()
             if row is not None:
                 return row.record()
         actual = self.batch(batch_id).state
-        raise UsageError(f"batch {batch_id} is {actual}, not {expected}; it cannot become {to}")
+        raise UsageError(f"batch {batch_id} is {actual}; its rows can no longer change")
 
-    def add_verdict(
-        self,
-        *,
-        batch_id: str,
-        check: str,
-        passed: bool,
-        value: float | None = None,
-        threshold: float | None = None,
-        detail: str = "",
-    ) -> VerdictRecord:
-        """Record what one check of the gate found.
-
-        Raises:
-            UsageError: there is no such batch.
-        """
-        row = VerdictRow(
-            batch_id=batch_id,
-            check_name=check,
-            passed=passed,
-            value=value,
-            threshold=threshold,
-            detail=detail,
-            created_at=datetime.now(UTC),
-        )
-        with transaction(self._engine) as session:
-            if session.get(BatchRow, batch_id) is None:
-                raise UsageError(f"there is no batch {batch_id}; generate one first")
-            return save(session, row).record()
+    def _cannot_move(self, batch_id: str, expected: BatchState, to: BatchState) -> UsageError:
+        actual = self.batch(batch_id).state
+        if to not in TRANSITIONS[expected]:
+            return UsageError(f"batch {batch_id} is {actual}; {expected} never becomes {to}")
+        return UsageError(f"batch {batch_id} is {actual}, not {expected}; it cannot become {to}")
 
     def verdicts(self, batch_id: str) -> list[VerdictRecord]:
         """All verdicts on a batch, oldest first."""
         query = select(VerdictRow).where(VerdictRow.batch_id == batch_id).order_by(VerdictRow.id)
         with transaction(self._engine) as session:
             return [row.record() for row in session.scalars(query)]
+
+
+def _moved(
+    session: Session,
+    batch_id: str,
+    expected: BatchState,
+    to: BatchState,
+    reason: str | None,
+    snapshot_id: int | None,
+) -> BatchRow | None:
+    """The batch in its new state; None where it is not in the expected one."""
+    if to not in TRANSITIONS[expected]:
+        return None
+    change = update(BatchRow).where(BatchRow.batch_id == batch_id, BatchRow.state == expected)
+    change = change.values(state=to, reason=reason, updated_at=datetime.now(UTC))
+    if snapshot_id is not None:
+        change = change.values(snapshot_id=snapshot_id)
+    return session.scalars(change.returning(BatchRow)).one_or_none()
+
+
+def _verdict(batch_id: str, finding: Finding) -> VerdictRow:
+    return VerdictRow(
+        batch_id=batch_id,
+        check_name=finding.check,
+        passed=finding.passed,
+        value=finding.value,
+        threshold=finding.threshold,
+        detail=finding.detail,
+        created_at=datetime.now(UTC),
+    )

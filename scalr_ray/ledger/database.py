@@ -2,6 +2,9 @@
 
 On SQLite the file is shared with the registry and the Iceberg catalog. It is put into WAL mode, so
 that readers and the one writer do not hinder each other, and a second writer waits for its turn.
+What is deleted is overwritten there, so that an erased id leaves no trace in free pages.
+
+A new database gets its tables at once; an older one is brought up to date by the migrations.
 """
 
 from __future__ import annotations
@@ -9,28 +12,41 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     Connection,
     Engine,
+    MetaData,
+    Table,
+    Text,
     create_engine,
     event,
-    insert,
+    func,
     inspect,
     make_url,
     select,
-    update,
 )
-from sqlalchemy.exc import DatabaseError, OperationalError
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from scalr_ray.core.errors import ConfigError, RetryLater
-from scalr_ray.ledger.tables import SCHEMA_VERSION, Base, SchemaRow
+from scalr_ray.core.databases import database_error
+from scalr_ray.core.errors import ConfigError
+from scalr_ray.ledger.tables import Base
 
+REVISION = "0003"  # the newest of the migrations
+VERSION_TABLE = "scalr_ledger_version"
 LOCK_WAIT_S = 30
 _LOOK_AGAIN_S = 0.05
+_EARLIER_VERSION_TABLE = "scalr_schema"  # counted layouts, before there were migrations
+_EARLIER_REVISIONS = {1: "0001", 2: "0002"}
+_POSTGRES_LOCK = 0x5CA1_12
+
+# As the migrations keep it; it is no table of the ledger.
+_VERSION = Table(VERSION_TABLE, MetaData(), Column("version_num", Text, primary_key=True))
 
 Row = TypeVar("Row", bound=Base)
 
@@ -42,17 +58,19 @@ def open_database(url: str) -> Engine:
 
     Raises:
         ConfigError: the database cannot be opened, or a newer version of SCALR has written it.
-        RetryLater: it stayed locked.
+        RetryLater: it stayed locked, or its server does not answer.
+        UsageError: it may not be written.
     """
     engine = _create_engine(url)
     with ExitStack() as unless_done:
         unless_done.callback(engine.dispose)
         try:
             _prepare(engine)
-        except DatabaseError as error:
-            if _is_locked(error):
-                raise RetryLater(f"{url} is busy; try again") from error
-            raise ConfigError(f"cannot open the ledger at {url}: {error.orig}") from error
+        except DBAPIError as error:
+            told = database_error("open the ledger", shown(engine), error, sent=False)
+            raise told or ConfigError(
+                f"cannot open the ledger at {shown(engine)}: {error.orig}"
+            ) from error
         unless_done.pop_all()
     return engine
 
@@ -62,15 +80,25 @@ def transaction(engine: Engine) -> Iterator[Session]:
     """A session whose changes are committed together at the end, or not at all.
 
     Raises:
-        RetryLater: the database stayed locked.
+        RetryLater: the database stayed locked or full, or its server does not answer; nothing has
+            changed.
+        StateUnknown: the server was lost while it committed.
+        UsageError: it may not be written.
     """
+    sent = False
     try:
-        with Session(engine) as session, session.begin():
+        with Session(engine) as session:
             yield session
-    except OperationalError as error:
-        if _is_locked(error):
-            raise RetryLater("the ledger is busy; try again") from error
+            session.flush()
+            sent = session.in_transaction()
+            session.commit()
+    except IntegrityError:  # an answer, which whoever asked understands
         raise
+    except DBAPIError as error:
+        told = database_error("write the ledger", shown(engine), error, sent=sent)
+        if told is None:
+            raise
+        raise told from error
 
 
 def save(session: Session, row: Row) -> Row:
@@ -81,53 +109,88 @@ def save(session: Session, row: Row) -> Row:
     return row
 
 
+def rising_now(session: Session, column: InstrumentedAttribute[datetime]) -> datetime:
+    """The present, or where clocks disagree a moment after the newest time in a column.
+
+    What is newest is told by such a column, whichever machine wrote it.
+    """
+    now, newest = datetime.now(UTC), session.scalar(select(func.max(column)))
+    return now if newest is None or newest < now else newest + timedelta(microseconds=1)
+
+
+def shown(engine: Engine) -> str:
+    """The address of the database, for messages."""
+    return engine.url.render_as_string(hide_password=True)
+
+
 def _create_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed)
+        return create_engine(parsed, connect_args={"connect_timeout": LOCK_WAIT_S})
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
-    event.listen(engine, "connect", _enforce_foreign_keys)
+    event.listen(engine, "connect", _set_up_sqlite)
     return engine
 
 
-def _enforce_foreign_keys(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
+def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection
     cursor = connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA secure_delete = ON")
     cursor.close()
 
 
 def _prepare(engine: Engine) -> None:
     with engine.connect() as connection:
-        version = _schema_version(connection)
-    if version is None or version < SCHEMA_VERSION:
-        version = _bring_up_to_date(engine)
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"{engine.url} has ledger layout {version} and this version of SCALR knows up to "
-            f"{SCHEMA_VERSION}; upgrade scalr"
-        )
+        revision = _revision(connection)
+    if revision != REVISION:
+        _bring_up_to_date(engine)
 
 
-def _bring_up_to_date(engine: Engine) -> int:
-    """Create the tables that are not there, unless another process is first; returns the version.
-
-    What is there stays as it is: a newer layout only adds tables.
-    """
+def _bring_up_to_date(engine: Engine) -> None:
+    """Create or change the tables, unless another process is first."""
     if engine.dialect.name == "sqlite":
         _switch_to_wal(engine)
     with engine.begin() as connection:
+        # Before looking: of several who open an old database, all but one find it up to date.
         if engine.dialect.name == "sqlite":
-            # Take the write lock before looking: of several creators, all but one find the tables.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        version = _schema_version(connection)
-        if version is None or version < SCHEMA_VERSION:
+        else:
+            connection.execute(select(func.pg_advisory_xact_lock(_POSTGRES_LOCK)))
+        revision = _revision(connection)
+        if revision is None:
             Base.metadata.create_all(connection)
-            record = insert(SchemaRow) if version is None else update(SchemaRow)
-            version = SCHEMA_VERSION
-            connection.execute(record.values(version=version))
-    return version
+            _VERSION.create(connection)
+            connection.execute(_VERSION.insert().values(version_num=REVISION))
+        elif revision != REVISION:
+            _migrate(connection, revision)
+
+
+def _migrate(connection: Connection, revision: str) -> None:
+    from scalr_ray.ledger.migrations import knows, upgrade  # Alembic takes a while to import
+
+    if not knows(revision):
+        raise ConfigError(
+            f"{shown(connection.engine)} has ledger revision {revision} and this version of SCALR "
+            f"knows up to {REVISION}; upgrade scalr"
+        )
+    if not inspect(connection).has_table(VERSION_TABLE):
+        _VERSION.create(connection)
+        connection.execute(_VERSION.insert().values(version_num=revision))
+        connection.exec_driver_sql(f"DROP TABLE {_EARLIER_VERSION_TABLE}")
+    upgrade(connection)
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the tables; None where there are none."""
+    tables = inspect(connection)
+    if tables.has_table(VERSION_TABLE):
+        return connection.scalars(select(_VERSION.c.version_num)).one()
+    if not tables.has_table(_EARLIER_VERSION_TABLE):
+        return None
+    layout = connection.exec_driver_sql(f"SELECT version FROM {_EARLIER_VERSION_TABLE}").scalar()
+    return _EARLIER_REVISIONS.get(layout or 0, f"layout {layout}")
 
 
 def _switch_to_wal(engine: Engine) -> None:
@@ -138,18 +201,8 @@ def _switch_to_wal(engine: Engine) -> None:
             with engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
         except OperationalError as error:
-            if not _is_locked(error) or time.monotonic() > deadline:
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
                 raise
             time.sleep(_LOOK_AGAIN_S)
         else:
             return
-
-
-def _schema_version(connection: Connection) -> int | None:
-    if not inspect(connection).has_table(SchemaRow.__tablename__):
-        return None
-    return connection.scalars(select(SchemaRow.version)).one()
-
-
-def _is_locked(error: DatabaseError) -> bool:
-    return "locked" in str(error.orig)

@@ -1,4 +1,4 @@
-"""`Ledger`: the only door to the tables of runs, translators, batches, verdicts and watermarks."""
+"""`Ledger`: the only door to the tables, from runs to erasures."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from scalr_ray.ledger.database import open_database
-from scalr_ray.ledger.progress import BatchProgress
+from scalr_ray.ledger.erasures import Erasures
 
 
-class Ledger(BatchProgress):
-    """Runs, translators, batches, verdicts and watermarks in one SQL database.
+class Ledger(Erasures):
+    """Runs, translators, batches, verdicts, watermarks, pins and erasures in one SQL database.
 
     Safe to use from several threads and processes. Close it, or use it in a `with` statement.
 

@@ -14,6 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from scalr_ray.ledger.owners import Owner
+
 
 class RunStatus(StrEnum):
     """How a run stands; one that died without a word stays `running`."""
@@ -42,6 +44,13 @@ TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
 }
 
 
+class ErasureState(StrEnum):
+    """How an erasure stands; one that was cut off stays `begun`."""
+
+    BEGUN = "begun"
+    DONE = "done"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One call of a verb.
@@ -58,6 +67,7 @@ class RunRecord:
         error_code: `ScalrError.code` of what ended it, or the name of another exception.
         metrics: what it measured.
         code_version: of the package that ran, with the commit where it lies in a checkout.
+        owner: the process that runs or ran it; None for runs of older versions of SCALR.
     """
 
     run_id: str
@@ -71,6 +81,7 @@ class RunRecord:
     error_code: str | None
     metrics: Mapping[str, Any]
     code_version: str
+    owner: Owner | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +98,7 @@ class TranslatorRecord:
         metrics: what was measured on the validation window.
         path: the folder of its artifacts.
         created_at: UTC.
+        flagged: why it must be trained again; None as long as it need not.
     """
 
     version: str
@@ -98,6 +110,7 @@ class TranslatorRecord:
     metrics: Mapping[str, Any]
     path: str
     created_at: datetime
+    flagged: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,3 +165,58 @@ class VerdictRecord:
     threshold: float | None
     detail: str
     created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What one check of the gate found, before it is recorded; see `VerdictRecord`."""
+
+    check: str
+    passed: bool
+    value: float | None = None
+    threshold: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PinRecord:
+    """A saved training set, and the snapshot of the lake that it holds.
+
+    Attributes:
+        name: of the training set.
+        snapshot_id: the snapshot that must stay readable; None where it needs none any more.
+        path: the folder where the training set lies.
+        manifest_fingerprint: of its manifest.
+        created_at: UTC.
+        updated_at: UTC.
+    """
+
+    name: str
+    snapshot_id: int | None
+    path: str
+    manifest_fingerprint: str
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasureRecord:
+    """An erasure of users, of whom nothing but keyed hashes is kept.
+
+    Attributes:
+        erasure_id: sorts by start.
+        subjects: keyed hashes of their ids.
+        why: for a reader; it must not name them.
+        state: how it stands.
+        report: what was touched, in numbers.
+        created_at: UTC.
+        finished_at: UTC; None while it is under way.
+    """
+
+    erasure_id: str
+    subjects: tuple[str, ...]
+    why: str
+    state: ErasureState
+    report: Mapping[str, Any]
+    created_at: datetime
+    finished_at: datetime | None

@@ -13,9 +13,12 @@ from sqlalchemy import Engine, select, update
 
 from scalr_ray.core.errors import ScalrError, UsageError
 from scalr_ray.ledger.code import code_version
-from scalr_ray.ledger.database import save, transaction
+from scalr_ray.ledger.database import rising_now, save, transaction
+from scalr_ray.ledger.owners import Owner
 from scalr_ray.ledger.records import RunRecord, RunStatus
 from scalr_ray.ledger.tables import RunRow
+
+INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +38,25 @@ class Runs:
         self, verb: str, config: Mapping[str, Any], fingerprint: str, seed: int
     ) -> RunRecord:
         """Record that a verb begins; `config` must have a canonical JSON form."""
-        now = datetime.now(UTC)
-        row = RunRow(
-            run_id=f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}",
-            verb=verb,
-            config_fingerprint=fingerprint,
-            config_json=dict(config),
-            seed=seed,
-            started_at=now,
-            finished_at=None,
-            status=RunStatus.RUNNING,
-            error_code=None,
-            metrics_json={},
-            code_version=code_version(),
-        )
+        owner = Owner.of_this_process()
         with transaction(self._engine) as session:
+            now = rising_now(session, RunRow.started_at)
+            row = RunRow(
+                run_id=f"{now:%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}",
+                verb=verb,
+                config_fingerprint=fingerprint,
+                config_json=dict(config),
+                seed=seed,
+                started_at=now,
+                finished_at=None,
+                status=RunStatus.RUNNING,
+                error_code=None,
+                metrics_json={},
+                code_version=code_version(),
+                owner_host=owner.host,
+                owner_pid=owner.pid,
+                owner_started_at=owner.started_at,
+            )
             return save(session, row).record()
 
     def finish_run(self, run_id: str, metrics: Mapping[str, Any]) -> RunRecord:
@@ -67,6 +74,30 @@ class Runs:
             UsageError: there is no such run, or it has ended already.
         """
         return self._end_run(run_id, status=RunStatus.FAILED, error_code=error_code)
+
+    def abandon_run(self, run_id: str, why: str) -> RunRecord:
+        """Record that a run ended without a word, because its process is gone.
+
+        Args:
+            run_id: the run.
+            why: for a reader, among its metrics.
+
+        Raises:
+            UsageError: there is no such run, or it has ended already.
+        """
+        return self._end_run(
+            run_id,
+            status=RunStatus.FAILED,
+            error_code=INTERRUPTED,
+            metrics_json={"abandoned": why},
+        )
+
+    def running_runs(self) -> list[RunRecord]:
+        """The runs that have not ended, oldest first; some of them may have died without a word."""
+        query = select(RunRow).where(RunRow.status == RunStatus.RUNNING)
+        with transaction(self._engine) as session:
+            rows = session.scalars(query.order_by(RunRow.started_at, RunRow.run_id))
+            return [row.record() for row in rows]
 
     @contextmanager
     def running(

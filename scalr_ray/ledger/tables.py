@@ -1,4 +1,4 @@
-"""The tables of the ledger.
+"""The tables of the ledger; `migrations` says how they came about.
 
 Times are stored as whole microseconds since 1970: they compare and sort as they should in every
 database, and come back as aware UTC. JSON is stored canonically.
@@ -11,23 +11,23 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Dialect, ForeignKey, Integer, Text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
 from scalr_ray.core.clock import from_micros, parse_time, to_micros
 from scalr_ray.core.fingerprint import canonical_json
+from scalr_ray.ledger.owners import Owner
 from scalr_ray.ledger.records import (
     BatchRecord,
     BatchState,
+    ErasureRecord,
+    ErasureState,
+    PinRecord,
     RunRecord,
     RunStatus,
     TranslatorRecord,
     VerdictRecord,
 )
-
-# 1: runs, translators, batches, verdicts. 2: watermarks and replacements; tables are only added, so
-# an older file is brought up to date where it lies.
-SCHEMA_VERSION = 2
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -67,14 +67,6 @@ class Base(DeclarativeBase):
     }
 
 
-class SchemaRow(Base):
-    """One row that says which layout the tables have."""
-
-    __tablename__ = "scalr_schema"
-
-    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-
-
 class RunRow(Base):
     """See `RunRecord`."""
 
@@ -91,6 +83,9 @@ class RunRow(Base):
     error_code: Mapped[str | None]
     metrics_json: Mapped[dict[str, Any]]
     code_version: Mapped[str]
+    owner_host: Mapped[str | None]
+    owner_pid: Mapped[int | None]
+    owner_started_at: Mapped[datetime | None]
 
     def record(self) -> RunRecord:
         """This row, detached."""
@@ -106,7 +101,13 @@ class RunRow(Base):
             error_code=self.error_code,
             metrics=self.metrics_json,
             code_version=self.code_version,
+            owner=self._owner(),
         )
+
+    def _owner(self) -> Owner | None:
+        if self.owner_host is None or self.owner_pid is None or self.owner_started_at is None:
+            return None
+        return Owner(host=self.owner_host, pid=self.owner_pid, started_at=self.owner_started_at)
 
 
 class TranslatorRow(Base):
@@ -123,6 +124,7 @@ class TranslatorRow(Base):
     metrics_json: Mapped[dict[str, Any]]
     path: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(index=True)
+    flagged: Mapped[str | None]
 
     def record(self) -> TranslatorRecord:
         """This row, detached."""
@@ -136,6 +138,7 @@ class TranslatorRow(Base):
             metrics=self.metrics_json,
             path=self.path,
             created_at=self.created_at,
+            flagged=self.flagged,
         )
 
 
@@ -219,3 +222,64 @@ class ReplacementRow(Base):
 
     batch_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)
     replaced_id: Mapped[str] = mapped_column(ForeignKey(BatchRow.batch_id), primary_key=True)
+
+
+class PinRow(Base):
+    """See `PinRecord`."""
+
+    __tablename__ = "scalr_pins"
+
+    name: Mapped[str] = mapped_column(primary_key=True)
+    snapshot_id: Mapped[int | None]
+    path: Mapped[str]
+    manifest_fingerprint: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+
+    def record(self) -> PinRecord:
+        """This row, detached."""
+        return PinRecord(
+            name=self.name,
+            snapshot_id=self.snapshot_id,
+            path=self.path,
+            manifest_fingerprint=self.manifest_fingerprint,
+            created_at=self.created_at,
+            updated_at=self.updated_at,
+        )
+
+
+class ErasureRow(Base):
+    """See `ErasureRecord`."""
+
+    __tablename__ = "scalr_erasures"
+
+    erasure_id: Mapped[str] = mapped_column(primary_key=True)
+    why: Mapped[str]
+    state: Mapped[str]
+    report_json: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    subjects: Mapped[list[SubjectRow]] = relationship(
+        order_by="SubjectRow.subject", lazy="selectin"
+    )
+
+    def record(self) -> ErasureRecord:
+        """This row and its subjects, detached."""
+        return ErasureRecord(
+            erasure_id=self.erasure_id,
+            subjects=tuple(row.subject for row in self.subjects),
+            why=self.why,
+            state=ErasureState(self.state),
+            report=self.report_json,
+            created_at=self.created_at,
+            finished_at=self.finished_at,
+        )
+
+
+class SubjectRow(Base):
+    """A keyed hash of somebody who was erased."""
+
+    __tablename__ = "scalr_erased_subjects"
+
+    erasure_id: Mapped[str] = mapped_column(ForeignKey(ErasureRow.erasure_id), primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True, index=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import UsageError
-from scalr_ray.ledger.database import save, transaction
+from scalr_ray.ledger.database import rising_now, save, transaction
 from scalr_ray.ledger.records import TranslatorRecord
 from scalr_ray.ledger.runs import Runs
 from scalr_ray.ledger.tables import TranslatorRow
@@ -42,19 +42,20 @@ class Translators(Runs):
             UsageError: the run is unknown, or the version belongs to another translator.
         """
         train_cutoff = parse_time(train_cutoff, "train_cutoff")
-        row = TranslatorRow(
-            version=version,
-            run_id=run_id,
-            kind=kind,
-            train_cutoff=train_cutoff,
-            config_fingerprint=config_fingerprint,
-            data_fingerprint=data_fingerprint,
-            metrics_json=dict(metrics),
-            path=path,
-            created_at=datetime.now(UTC),
-        )
         try:
             with transaction(self._engine) as session:
+                row = TranslatorRow(
+                    version=version,
+                    run_id=run_id,
+                    kind=kind,
+                    train_cutoff=train_cutoff,
+                    config_fingerprint=config_fingerprint,
+                    data_fingerprint=data_fingerprint,
+                    metrics_json=dict(metrics),
+                    path=path,
+                    created_at=rising_now(session, TranslatorRow.created_at),
+                    flagged=None,
+                )
                 return save(session, row).record()
         except IntegrityError as error:
             self.run(run_id)
@@ -80,6 +81,21 @@ class Translators(Runs):
             if row is None:
                 raise UsageError(f"there is no translator {version}; train one first")
             return row.record()
+
+    def flag_translator(self, version: str, why: str) -> TranslatorRecord:
+        """Record that a translator must be trained again; the first reason stays.
+
+        Raises:
+            UsageError: there is none of this version.
+        """
+        change = (
+            update(TranslatorRow)
+            .where(TranslatorRow.version == version, TranslatorRow.flagged.is_(None))
+            .values(flagged=why)
+        )
+        with transaction(self._engine) as session:
+            session.execute(change)
+        return self.translator(version)
 
     def translators(self) -> list[TranslatorRecord]:
         """All translators, newest first."""

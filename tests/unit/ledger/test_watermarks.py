@@ -1,30 +1,17 @@
-"""Watermarks and replacements of batches, and files of the layout before them."""
+"""Watermarks and replacements of batches."""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from scalr_ray.core.errors import UsageError
 from scalr_ray.ledger import BatchState, Ledger
-from scalr_ray.ledger.tables import SCHEMA_VERSION
 
 CUT = datetime(2026, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 DAY = timedelta(days=1)
 ACCEPTED, PUBLISHED = BatchState.ACCEPTED, BatchState.PUBLISHED
-NEW_TABLES = ("scalr_watermarks", "scalr_replacements")
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger(f"sqlite:///{tmp_path / 'scalr.db'}") as opened:
-        yield opened
 
 
 def add_batch(
@@ -125,40 +112,3 @@ def test_translators_are_listed_newest_first(ledger):
     )
     assert [found.version for found in ledger.translators()] == ["t0", "t1"]
     assert ledger.latest_translator() == ledger.translators()[0]
-
-
-def version_1(file: Path) -> Path:
-    """A file as the first layout left it, with a published batch in it."""
-    with Ledger(f"sqlite:///{file}") as ledger:
-        add_batch(ledger, "b1")
-    with closing(sqlite3.connect(file)) as older:
-        for table in NEW_TABLES:
-            older.execute(f"DROP TABLE {table}")
-        older.execute("UPDATE scalr_schema SET version = 1")
-        older.commit()
-    return file
-
-
-def test_a_file_of_the_first_layout_keeps_its_rows_and_works(tmp_path):
-    file = version_1(tmp_path / "scalr.db")
-    with Ledger(f"sqlite:///{file}") as ledger:
-        assert ledger.batch("b1").state is PUBLISHED
-        assert ledger.watermarks() == {}
-        ledger.set_watermarks("b1", {"books": CUT})
-        assert ledger.watermarks() == {"books": CUT}
-        assert ledger.replaced_by("b1") == []
-    with closing(sqlite3.connect(file)) as after:
-        assert after.execute("SELECT version FROM scalr_schema").fetchall() == [(SCHEMA_VERSION,)]
-
-
-def test_many_bring_one_file_up_to_date_at_once(tmp_path):
-    file = version_1(tmp_path / "scalr.db")
-
-    def open_it(_number: int) -> str:
-        with Ledger(f"sqlite:///{file}") as ledger:
-            return ledger.batch("b1").batch_id
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(open_it, range(16))) == {"b1"}
-    with closing(sqlite3.connect(file)) as after:
-        assert after.execute("SELECT version FROM scalr_schema").fetchall() == [(SCHEMA_VERSION,)]

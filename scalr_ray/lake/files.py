@@ -146,7 +146,6 @@ class TableFiles:
 
     def remove(self, location: str) -> bool:
         """Delete a file of the table, and its folder with the last one; returns if it was there."""
-        assert location.startswith(f"{self.root}/"), f"{location} is no file of the table"
         if not self.exists(location):
             return False
         self.filesystem.delete_file(_path(location))

@@ -10,6 +10,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 
 from scalr_ray.core.clock import parse_time
+from scalr_ray.core.errors import UsageError
 from scalr_ray.lake.catalog import TABLE_NAME
 from scalr_ray.lake.commits import Committer
 from scalr_ray.lake.history import committed_at
@@ -70,9 +71,12 @@ class Upkeep:
 
     def remove(self, locations: Iterable[str]) -> int:
         """See `SyntheticEventLake.remove`."""
-        files = self.staging.files
+        files, wanted = self.staging.files, list(locations)
+        for location in wanted:
+            if not location.startswith(f"{files.root}/"):
+                raise UsageError(f"{location} is no file of the table at {files.root}")
         with self.committer.errors("remove orphan files"):
-            return sum(files.remove(location) for location in locations)
+            return sum(files.remove(location) for location in wanted)
 
     def _table(self) -> Table:
         return self.catalog.load_table(TABLE_NAME)

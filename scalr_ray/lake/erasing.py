@@ -72,6 +72,7 @@ class Erasure:
         values = self._values(user_ids)
         removal = Removal(files=self.staging.files, values=values)
         with self.committer.errors(_WHAT):
+            refuse_clock_behind(_WHAT, self._table())
             staged = self._from_staged(values)
         gone: Counter[str] = Counter()
         found = None
@@ -121,7 +122,6 @@ class Erasure:
         holders = removal.holders(list(files))
         if not holders:
             return {}
-        refuse_clock_behind(_WHAT, table)
         rewritten = removal.rewrite(holders)
         gone = summed(file.gone for file in rewritten)
         replace_files(

@@ -15,6 +15,7 @@ from pyiceberg.table import DataScan
 
 from scalr_ray.core.duck import quote_name
 from scalr_ray.core.errors import DataError
+from scalr_ray.core.s3 import s3_error
 from scalr_ray.offline_store.entity_rows import is_text
 from scalr_ray.offline_store.sources.iceberg_table import (
     arrow_schema,
@@ -206,6 +207,5 @@ def _files_of(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{name}: a file of its Iceberg table cannot be read: {error}; restore it"
-        ) from error
+        what = f"{name}: a file of its Iceberg table cannot be read"
+        raise s3_error(what, error) or DataError(f"{what}: {error}; restore it") from error

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -25,6 +26,7 @@ _STORE_BYTES = 200 * 2**20
 def two_nodes() -> Iterator[Any]:
     """Start the nodes, connect to them, and end both; yields Ray's `Cluster`."""
     import ray
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": _STORE_BYTES}
@@ -34,9 +36,11 @@ def two_nodes() -> Iterator[Any]:
         patch.dict(os.environ, _ENVIRONMENT),
     ):
         os.environ.pop("RAY_ADDRESS", None)
-        head = node | {"include_dashboard": False, "temp_dir": short}
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+        # It notes its address here even with a folder of its own, and does not make the folder.
+        Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
+        cluster = Cluster()
         try:
+            cluster.add_node(**node, include_dashboard=False, temp_dir=short)
             cluster.add_node(**node)
             ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
             yield cluster

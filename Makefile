@@ -58,8 +58,8 @@ demo: install ## the whole path on a planted world, or with EVENTS= SOURCE= TARG
 	if [ -n "$$TARGET" ]; then set -- "$$@" --target "$$TARGET"; fi; \
 	exec $(BIN)/scalr demo --out "$$OUT" "$$@" $(ARGS)
 
-test: install ## run all tests; ARGS="-k lake" narrows them
-	$(BIN)/python -m pytest --quiet --durations=10 $(ARGS)
+test: install ## run all tests, two files at a time; ARGS="-k lake" narrows them
+	$(BIN)/python -m pytest --quiet --durations=20 --numprocesses=2 --dist=loadfile $(ARGS)
 
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare

@@ -2,7 +2,11 @@
 
 ```
 mixed.py     the one way to pull a training set of real and synthetic events, as of a time
-             (selection.py selects, guard.py proves that nothing leaks, manifest.py describes)
+             (selection.py selects, guard.py proves that nothing leaks, inputs.py says what is read,
+             manifest.py describes)
+dataset.py   what comes of it: rows and manifest
+saved.py     training sets that were saved: load, compare, remove, take users out of them
+             (saving.py saves; set_folders.py and durable.py know the files)
 models/      downstream trainers; they know neither Feast nor Ray
 metrics.py   full-catalogue ranking metrics under a global time cut
 lift.py      paired lift between two arms, with intervals (bootstrap.py) and a verdict (verdict.py)
@@ -16,7 +20,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.mixed import Mix, MixedDataset, build_mixed_dataset
+    from training.dataset import MixedDataset
+    from training.mixed import Mix, build_mixed_dataset
 
 __all__ = ["Mix", "MixedDataset", "build_mixed_dataset"]
 

@@ -1,8 +1,9 @@
-"""The manifest of a training set: what was asked for, and what it gave."""
+"""The manifest of a training set: what was asked for, what was read, and what it gave."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ def describe(
     window: Window,
     mix: dict[str, Any],
     trial: bool,
+    inputs: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Plain JSON values; equal manifests mean the same events under the same question.
 
@@ -30,9 +32,8 @@ def describe(
         window: where the rows were selected.
         mix: the fields of the mix.
         trial: whether the synthetic rows are staged rather than published.
+        inputs: what was read, as `Inputs.to_json` tells it.
     """
-    synthetic = rows.filter(rows["is_synthetic"])
-    batches = pc.value_counts(synthetic["batch_id"]).to_pylist()
     return {
         "service": service,
         "start": window.start.isoformat(),
@@ -40,14 +41,58 @@ def describe(
         "as_of": window.as_of.isoformat(),
         "mix": mix,
         "trial": trial,
-        "counts": {
-            "real": rows.num_rows - synthetic.num_rows,
-            "synthetic": synthetic.num_rows,
-        },
+        "feature_views": sorted(feature_views),
+        **inputs,
+        **_content(rows),
+    }
+
+
+def revised(
+    manifest: Mapping[str, Any], rows: pa.Table, removed: pa.Table, *, at: datetime, why: str
+) -> dict[str, Any]:
+    """The manifest of a set that has lost rows.
+
+    Args:
+        manifest: as it was.
+        rows: those that are left.
+        removed: those that are gone.
+        at: when they went.
+        why: for a reader.
+    """
+    revision = {
+        "at": at.isoformat(),
+        "why": why,
+        "rows_removed": removed.num_rows,
+        "synthetic_rows_removed": pc.sum(removed["is_synthetic"]).as_py() or 0,
+        "events_fingerprint_before": manifest["events_fingerprint"],
+    }
+    return {
+        **manifest,
+        **_content(rows),
+        "revisions": [*manifest.get("revisions", []), revision],
+    }
+
+
+def held_snapshot(manifest: Mapping[str, Any]) -> int | None:
+    """The snapshot at which a set can be pulled again; None where there is none.
+
+    A snapshot that showed synthetic events of somebody who was erased is gone.
+    """
+    if any(revision["synthetic_rows_removed"] for revision in manifest.get("revisions", [])):
+        return None
+    snapshot_id: int | None = manifest["snapshot_id"]
+    return snapshot_id
+
+
+def _content(rows: pa.Table) -> dict[str, Any]:
+    """What is in the rows."""
+    synthetic = rows.filter(rows["is_synthetic"])
+    batches = pc.value_counts(synthetic["batch_id"]).to_pylist()
+    return {
+        "counts": {"real": rows.num_rows - synthetic.num_rows, "synthetic": synthetic.num_rows},
         "batches": {
             batch["values"]: batch["counts"]
             for batch in sorted(batches, key=lambda batch: str(batch["values"]))
         },
-        "feature_views": sorted(feature_views),
         "events_fingerprint": fingerprint(sorted(rows["event_id"].to_pylist())),
     }

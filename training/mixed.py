@@ -7,7 +7,8 @@ One entity timestamp cannot carry two clocks, so a training set is built in step
 3. **guard** (`guard.py`): prove that every selected row could have been known at T;
 4. **enrich** each row with the features of the service as of the row's own time.
 
-Everything published is read through the Feast SDK, so the same definitions serve every trainer.
+Everything published is read through the Feast SDK, so the same definitions serve every trainer. All
+steps read one snapshot of the synthetic events, whatever is published or retired meanwhile.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
+from training.dataset import MixedDataset
 from training.guard import check_clocks, check_distinct, check_lineage, check_published
+from training.inputs import Inputs
 from training.manifest import describe
 from training.selection import (
     REAL_FEATURES,
@@ -36,8 +39,9 @@ from training.selection import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
     from feast import FeatureService, FeatureStore
+
+    from scalr_ray.offline_store.pinning import PinnedStore
 
 TARGET_VIEW = "target_events"
 SYNTHETIC_VIEW = "synthetic_events"
@@ -74,29 +78,6 @@ class Mix:
 ALL_PUBLISHED = Mix()
 
 
-@dataclass(frozen=True, kw_only=True)
-class MixedDataset:
-    """A training set and where it came from.
-
-    Attributes:
-        table: `training.selection.ROW_COLUMNS`, then the features of the service; ordered by event
-            time and id. Real rows have weight 1, no likelihood and no batch.
-        manifest: what was asked for and what it gave, as plain JSON values.
-    """
-
-    table: pa.Table
-    manifest: dict[str, Any]
-
-    def to_arrow(self) -> pa.Table:
-        """The rows as an Arrow table."""
-        return self.table
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The rows as a pandas frame."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
-
-
 def build_mixed_dataset(
     store: FeatureStore,
     *,
@@ -106,14 +87,15 @@ def build_mixed_dataset(
     as_of: datetime | str,
     mix: Mix = ALL_PUBLISHED,
     trial: pa.Table | None = None,
+    snapshot_id: int | Literal["newest"] | None = "newest",
 ) -> MixedDataset:
     """Pull the training set that an observer at `as_of` could have pulled.
 
     It holds the target events with `start <= event_timestamp < min(end, as_of)` and
     `available_at <= as_of`, each with the features of the service as of its own `event_timestamp`.
     The service's tag `mix` says whether synthetic events belong in (`real+synthetic`) or not
-    (`real`). The same call gives the same table as long as no batch is published or retired and no
-    event is imported that claims to have been known by `as_of`.
+    (`real`). The same call at the same snapshot gives the same table, as long as no event is
+    imported that claims to have been known by `as_of`.
 
     Args:
         store: one whose offline store can cut off by availability.
@@ -124,12 +106,15 @@ def build_mixed_dataset(
         mix: which synthetic events, and how much they count.
         trial: staged events to take instead of the published ones, so that a batch can be measured
             before it is published; it has the columns of a synthetic event.
+        snapshot_id: what to read of the published events: the newest snapshot, or what an earlier
+            training set has read, `manifest["snapshot_id"]`. Publishing, retiring and compacting
+            leave older snapshots as they are; erasing a user takes away those that showed them.
 
     Raises:
         UsageError: the service is unknown or unfit, a time is naive, the window is empty, or
             `trial` does not go with the rest.
-        DataError: there are no real events before the cut, a batch that was asked for has none, or
-            an event is there twice.
+        DataError: there are no real events before the cut, a batch that was asked for has none, an
+            event is there twice, or the snapshot is gone.
         LeakageError: a selected row, or any row of `trial`, could not have been known at `as_of`.
     """
     window = Window.of(start, end, as_of)
@@ -139,28 +124,44 @@ def build_mixed_dataset(
         raise UsageError(f"service {service} takes real events only, so it takes no trial")
     if trial is not None and mix.batch_ids is not None:
         raise UsageError("give trial or batch_ids, not both: a trial replaces the published rows")
-    rows = _real(store, window)
-    if takes_synthetic:
-        synthetic = _synthetic(store, window, mix, trial)
-        synthetic = thinned(synthetic, mix.synthetic_frac, rows.num_rows)
-        rows = pa.concat_tables([rows, synthetic])
+    published = takes_synthetic and trial is None
+    pinned = _pin(store, snapshot_id, published=published)
+    views = [view.name for view in definition.feature_view_projections]
+    before = Inputs.of(store, [TARGET_VIEW, *views], snapshot_id=pinned.snapshot_id)
+    rows = _real(pinned.store, window)
+    if trial is not None:
+        rows = _mixed(rows, _staged(trial, window, mix), mix)
+    elif takes_synthetic:
+        rows = _mixed(rows, _published(pinned, window, mix, like=rows), mix)
     rows = rows.sort_by([(EVENT_TIMESTAMP, "ascending"), ("event_id", "ascending")])
     check_distinct(rows)
     check_clocks(rows, window.as_of)
     check_lineage(rows)
-    if trial is None:
-        check_published(store, SYNTHETIC_VIEW, rows, window.as_of)
-    return MixedDataset(
-        table=_enriched(store, definition, rows.select(ROW_COLUMNS)),
-        manifest=describe(
-            rows,
-            service=service,
-            feature_views=[view.name for view in definition.feature_view_projections],
-            window=window,
-            mix=asdict(mix),
-            trial=trial is not None,
-        ),
+    if published:
+        check_published(pinned.store, SYNTHETIC_VIEW, rows, window.as_of)
+    table = _enriched(pinned.store, definition, rows.select(ROW_COLUMNS))
+    after = Inputs.of(store, [TARGET_VIEW, *views], snapshot_id=pinned.snapshot_id)
+    manifest = describe(
+        rows,
+        service=service,
+        feature_views=views,
+        window=window,
+        mix=asdict(mix),
+        trial=trial is not None,
+        inputs=before.to_json(after),
     )
+    return MixedDataset(table=table, manifest=manifest)
+
+
+def _pin(
+    store: FeatureStore, snapshot_id: int | Literal["newest"] | None, *, published: bool
+) -> PinnedStore:
+    """The store to read from; it need not be pinned where no published events are read."""
+    from scalr_ray.offline_store.pinning import PinnedStore, pin_view
+
+    if not published:
+        return PinnedStore(store=store, snapshot_id=None)
+    return pin_view(store, SYNTHETIC_VIEW, snapshot_id)
 
 
 def _service(store: FeatureStore, name: str) -> FeatureService:
@@ -206,11 +207,19 @@ def _real(store: FeatureStore, window: Window) -> pa.Table:
     return as_rows(events, weight_scale=None)
 
 
-def _synthetic(store: FeatureStore, window: Window, mix: Mix, trial: pa.Table | None) -> pa.Table:
-    if trial is None:
-        published = pull(store, SYNTHETIC_VIEW, SYNTHETIC_FEATURES, window)
-        wanted = _labelled(of_batches(published, mix.batch_ids), negatives=mix.negatives)
-        return as_rows(wanted, weight_scale=mix.weight_scale)
+def _mixed(real: pa.Table, synthetic: pa.Table, mix: Mix) -> pa.Table:
+    return pa.concat_tables([real, thinned(synthetic, mix.synthetic_frac, real.num_rows)])
+
+
+def _published(pinned: PinnedStore, window: Window, mix: Mix, *, like: pa.Table) -> pa.Table:
+    if pinned.empty:
+        return of_batches(like.slice(0, 0), mix.batch_ids)
+    published = pull(pinned.store, SYNTHETIC_VIEW, SYNTHETIC_FEATURES, window)
+    wanted = _labelled(of_batches(published, mix.batch_ids), negatives=mix.negatives)
+    return as_rows(wanted, weight_scale=mix.weight_scale)
+
+
+def _staged(trial: pa.Table, window: Window, mix: Mix) -> pa.Table:
     wanted = ("event_id", *SYNTHETIC_FEATURES, EVENT_TIMESTAMP, AVAILABLE_AT)
     if missing := [name for name in wanted if name not in trial.column_names]:
         raise DataError(f"the trial has no column {missing[0]!r}; pass staged synthetic events")

@@ -19,6 +19,8 @@ store.py          Feast's interface: AsOfOfflineStore, AsOfOfflineStoreConfig
   storage.py        places on local disk and in S3
 history.py        the last L events as of a time, as offsets or lists
 pull.py           events and outcomes of a view; definitions, applied and listed
+pinning.py        a store that reads one view at one snapshot; what files lie behind a view
+saved_datasets.py files that Feast knows as saved datasets
 cluster.py        a Ray session
 feature_store.py  opening a repository from any directory
 ```

@@ -102,7 +102,7 @@ def open_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
     """The table of synthetic events, created when absent.
 
     Raises:
-        DataError: it exists with another schema, or S3 refuses.
+        DataError: it exists with another schema or layout, or S3 refuses.
         RetryLater: the database or S3 does not answer, or the disk is full.
         UsageError: writing is not allowed.
     """
@@ -117,6 +117,11 @@ def open_table(catalog: SqlCatalog, schema: pa.Schema) -> Table:
         raise DataError(
             f"the table of synthetic events at {table.location()} was made for other events: "
             f"{problem}; set `ids` in scalr.yaml back, or use another data_dir"
+        )
+    if table.spec().fields:
+        raise DataError(
+            f"the table of synthetic events at {table.location()} is of an older version of SCALR, "
+            "whose metadata tells of users; publish again with another data_dir"
         )
     return table
 

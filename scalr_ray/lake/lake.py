@@ -405,18 +405,24 @@ class SyntheticEventLake:
         names = self.schema.names if columns is None else columns
         wanted = pa.schema([self.schema.field(name) for name in names])
         with self._committer.errors("read the table of synthetic events"):
-            table = self._load()
-            if snapshot_id is not None and table.snapshot_by_id(snapshot_id) is None:
-                raise DataError(
-                    f"the table of synthetic events has no snapshot {snapshot_id}, or it has "
-                    "expired"
+            while True:
+                table = self._load()
+                if snapshot_id is not None and table.snapshot_by_id(snapshot_id) is None:
+                    raise DataError(
+                        f"the table of synthetic events has no snapshot {snapshot_id}, or it has "
+                        "expired"
+                    )
+                scan = table.scan(
+                    row_filter=_row_filter(as_of, batch_ids),
+                    selected_fields=tuple(names),
+                    snapshot_id=snapshot_id,
                 )
-            scan = table.scan(
-                row_filter=_row_filter(as_of, batch_ids),
-                selected_fields=tuple(names),
-                snapshot_id=snapshot_id,
-            )
-            return to_schema(scan.to_arrow(), wanted)
+                try:
+                    return to_schema(scan.to_arrow(), wanted)
+                except FileNotFoundError:
+                    # An erasure deletes files under the eyes of readers: they start again.
+                    if self._load().metadata_location == table.metadata_location:
+                        raise
 
     def find_event(self, event_id: str) -> dict[str, object] | None:
         """The row of an event, published or in a snapshot that can still be read; None if unknown.

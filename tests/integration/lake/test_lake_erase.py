@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from threading import Event
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -270,6 +272,27 @@ def test_any_order_of_work_leaves_what_it_should(
             expected.check()
     for user in expected.gone:
         assert found_in(layout, user) == set()
+
+
+def test_readers_do_not_notice_erasures(layout: Layout, lake: SyntheticEventLake) -> None:
+    publish(lake, "b1", rows_of("b1", [f"user-{number}" for number in range(6)]))
+    done = Event()
+
+    def read_on() -> list[int]:
+        seen = []
+        with SyntheticEventLake.open(layout, IDS) as reader:
+            while not done.is_set():
+                seen.append(reader.read().num_rows)
+        return seen
+
+    with ThreadPoolExecutor(2) as pool:
+        reading = [pool.submit(read_on) for _ in range(2)]
+        for number in range(5):
+            lake.erase([f"user-{number}"])
+        done.set()
+        for seen in reading:
+            assert seen.result() == sorted(seen.result(), reverse=True)
+    assert lake.read().num_rows == 1
 
 
 def test_all_rows_of_a_lake_can_be_erased(lake: SyntheticEventLake) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lake_rows import IDS, NOON, SCHEMA, event, event_ids, events, layout_in
+from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitStateUnknownException
 from sqlalchemy import create_engine
 
@@ -109,6 +111,17 @@ def test_paths_with_odd_characters_work(tmp_path: Path) -> None:
         lake.write_staged("b1", events("b1", 2))
         lake.publish("b1")
         assert lake.read().num_rows == 2
+
+
+def test_a_table_with_partitions_is_refused(layout: Layout) -> None:
+    layout.data.mkdir()
+    with closing(SqlCatalog("scalr", uri=layout.database_url, warehouse=layout.warehouse)) as older:
+        older.create_namespace("scalr")
+        table = older.create_table("scalr.synthetic_events", schema=SCHEMA)
+        with table.update_spec() as spec:
+            spec.add_identity("batch_id")
+    with pytest.raises(DataError, match="is of an older version of SCALR"):
+        SyntheticEventLake.open(layout, IDS)
 
 
 def test_a_file_that_is_no_database_is_named(layout: Layout) -> None:

@@ -131,3 +131,24 @@ def test_a_staged_file_that_was_changed_is_not_published(
     with pytest.raises(DataError, match="is to be published: a file is gone"):
         lake.publish("b1")
     assert lake.published_batches() == {}
+
+
+def test_a_publisher_that_dies_before_it_tidies_up_has_published(
+    lake: SyntheticEventLake, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scalr_ray.lake.staging import StagingArea
+
+    def die(_staging: StagingArea, _batch_id: str) -> None:
+        raise KeyboardInterrupt
+
+    lake.stage("b1", made)
+    forget = StagingArea.forget
+    monkeypatch.setattr(StagingArea, "forget", die)
+    with pytest.raises(KeyboardInterrupt):
+        lake.publish("b1")
+    monkeypatch.setattr(StagingArea, "forget", forget)
+    assert lake.staged_batches() == {}
+    assert lake.erase(["u0"]).rows_by_batch == {"b1": 2}
+    assert lake.publish("b1").already_published
+    assert lake.staged_files("b1") == []
+    assert lake.read().num_rows == 4

@@ -186,7 +186,7 @@ def _revision(connection: Connection) -> str | None:
     """The revision of the tables; None where there are none."""
     tables = inspect(connection)
     if tables.has_table(VERSION_TABLE):
-        return connection.scalars(select(_VERSION.c.version_num)).one()
+        return str(connection.scalars(select(_VERSION.c.version_num)).one())
     if not tables.has_table(_EARLIER_VERSION_TABLE):
         return None
     layout = connection.exec_driver_sql(f"SELECT version FROM {_EARLIER_VERSION_TABLE}").scalar()

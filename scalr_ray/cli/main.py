@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from scalr_ray import __version__
+from scalr_ray.cli import upkeep
 from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.core.errors import GateRefused, ScalrError
 
@@ -109,11 +110,16 @@ def gate(session: Session, batch: str | None) -> None:
 
 @cli.command()
 @click.argument("batch", required=False)
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @pass_session
-def publish(session: Session, batch: str | None) -> None:
+def publish(
+    session: Session,
+    batch: str | None,
+    dry_run: bool,  # noqa: FBT001 - click passes flags so
+) -> None:
     """Make an accepted batch (default: the newest) visible to Feast, in one commit."""
     with session.open() as scalr:
-        session.show(scalr.publish(batch))
+        session.show(scalr.publish_preview(batch) if dry_run else scalr.publish(batch))
 
 
 @cli.command()
@@ -165,15 +171,6 @@ def evaluate(session: Session, batch: str | None, out: Path) -> None:
     """Measure a batch (default: the newest) on the events after its cut; write a report."""
     with session.open() as scalr:
         session.show_report(scalr.evaluate(out, batch, command=_command()), out)
-
-
-@cli.command()
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@pass_session
-def runs(session: Session, limit: int) -> None:
-    """List the newest calls."""
-    with session.open() as scalr:
-        session.show_runs(scalr.runs(limit))
 
 
 @cli.command()
@@ -232,6 +229,10 @@ def demo(
             command=_command(),
         )
         session.show_report(result, out)
+
+
+for _verb in upkeep.VERBS:
+    cli.add_command(_verb)
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:

@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from scalr_ray.cli.tables import mark, new_table, plain, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -109,26 +109,26 @@ class Session:
         """A record as two columns, or as JSON."""
         from rich.markup import escape
 
-        plain = _plain(record)
+        told = plain(record)
         if self.as_json:
-            click.echo(json.dumps(plain, indent=2))
+            click.echo(json.dumps(told, indent=2))
             return
-        table = _table()
-        for name, value in plain.items():
+        table = new_table()
+        for name, value in told.items():
             text = json.dumps(value) if isinstance(value, dict | list) else str(value)
             table.add_row(name, escape(text))
-        _print(table)
+        print_table(table)
 
     def show_tried(self, found: Search) -> None:
         """Tried settings as a table, best first, and how to use the best; or as JSON."""
         if self.as_json:
-            click.echo(json.dumps([_plain(trial) for trial in found.trials], indent=2))
+            click.echo(json.dumps([plain(trial) for trial in found.trials], indent=2))
             return
-        table = _table("validation", "epochs", "seconds", *found.best.settings)
+        table = new_table("validation", "epochs", "seconds", *found.best.settings)
         for trial in found.trials:
             measured = (f"{trial.validation:.4f}", f"{trial.epochs}", f"{trial.seconds:.0f}")
             table.add_row(*measured, *(f"{value:g}" for value in trial.settings.values()))
-        _print(table)
+        print_table(table)
         options = [
             f"--set translator.neural.{name}={value:g}"
             for name, value in found.best.settings.items()
@@ -138,42 +138,42 @@ class Session:
     def show_checks(self, audited: Audited) -> None:
         """The answers of the gate."""
         if self.as_json:
-            click.echo(json.dumps(_plain(audited), indent=2))
+            click.echo(json.dumps(plain(audited), indent=2))
             return
-        _print(_check_table(audited.checks))
+        print_table(_check_table(audited.checks))
         click.echo(f"{audited.record.batch_id}: {audited.record.state.value}")
 
     def show_outcome(self, outcome: RunOutcome) -> None:
         """What a run did, with the answers of the gate where it was asked."""
         if self.as_json:
-            click.echo(json.dumps(_plain(outcome), indent=2))
+            click.echo(json.dumps(plain(outcome), indent=2))
             return
         if outcome.checks:
-            _print(_check_table(outcome.checks))
+            print_table(_check_table(outcome.checks))
         if outcome.accepted:  # a refusal ends the command with this line
             click.echo(outcome.sentence)
 
     def show_origins(self, origins: Sequence[Origin]) -> None:
         """What became of each origin of a backfill."""
         if self.as_json:
-            click.echo(json.dumps([_plain(origin) for origin in origins], indent=2))
+            click.echo(json.dumps([plain(origin) for origin in origins], indent=2))
             return
         from rich.markup import escape
 
-        table = _table("origin", "translator", "events", "users", "verdict")
+        table = new_table("origin", "translator", "events", "users", "verdict")
         for origin in origins:
             users = "-" if origin.users is None else f"{origin.users:,}"
             counts = (f"{origin.events:,}", users)
             when = f"{origin.as_of:%Y-%m-%d %H:%M}"
             table.add_row(when, origin.translator or "-", *counts, escape(origin.verdict))
-        _print(table)
+        print_table(table)
 
     def show_runs(self, runs: Sequence[RunRecord]) -> None:
         """Runs, newest first."""
         if self.as_json:
-            click.echo(json.dumps([_plain(run) for run in runs], indent=2))
+            click.echo(json.dumps([plain(run) for run in runs], indent=2))
             return
-        table = _table("run", "verb", "status", "started", "seconds", "error")
+        table = new_table("run", "verb", "status", "started", "seconds", "error")
         for run in runs:
             ended = run.finished_at
             seconds = "" if ended is None else f"{(ended - run.started_at).total_seconds():.1f}"
@@ -181,28 +181,28 @@ class Session:
             table.add_row(
                 run.run_id, run.verb, run.status.value, started, seconds, run.error_code or ""
             )
-        _print(table)
+        print_table(table)
 
     def show_findings(self, findings: Sequence[Finding]) -> None:
         """The answers of the doctor."""
         if self.as_json:
-            click.echo(json.dumps([_plain(finding) for finding in findings], indent=2))
+            click.echo(json.dumps([plain(finding) for finding in findings], indent=2))
             return
         from rich.markup import escape
 
-        table = _table("", "subject", "found", "what to do")
+        table = new_table("", "subject", "found", "what to do")
         for finding in findings:
             said = (escape(text) for text in (finding.detail, finding.remedy))
-            table.add_row(_mark(finding.healthy), finding.subject, *said)
-        _print(table)
+            table.add_row(mark(finding.healthy), finding.subject, *said)
+        print_table(table)
 
     def show_report(self, result: Mapping[str, Any], out: Path) -> None:
         """The arms, the lifts, the verdict, and where the report lies."""
         if self.as_json:
             click.echo((out / "report.json").read_text(encoding="utf-8"))
             return
-        _print(_metric_table(result))
-        _print(_lift_table(result))
+        print_table(_metric_table(result))
+        print_table(_lift_table(result))
         published = "published" if result["published"] else "not published"
         click.echo(f"Verdict: {result['verdict']} ({published})")
         click.echo(str(result["sentence"]))
@@ -217,16 +217,16 @@ pass_session = click.make_pass_decorator(Session)
 def _check_table(checks: Sequence[Check]) -> Table:
     from rich.markup import escape
 
-    table = _table("", "check", "detail")
+    table = new_table("", "check", "detail")
     for check in checks:
-        table.add_row(_mark(check.passed), check.name, escape(check.detail))
+        table.add_row(mark(check.passed), check.name, escape(check.detail))
     return table
 
 
 def _metric_table(result: Mapping[str, Any]) -> Table:
     segments = list(result["arms"]["real_only"])
     names = list(result["arms"]["real_only"]["all"])
-    table = _table("", *[f"{_label(name)} {segment}" for name in names for segment in segments])
+    table = new_table("", *[f"{_label(name)} {segment}" for name in names for segment in segments])
     rows = [(title, result[group][name]) for title, group, name in _REPORT_ROWS]
     rows += list(result["baselines"].items())
     for title, values in rows:
@@ -238,7 +238,7 @@ def _metric_table(result: Mapping[str, Any]) -> Table:
 def _lift_table(result: Mapping[str, Any]) -> Table:
     segments = list(result["arms"]["real_only"])
     ndcg = next(iter(result["arms"]["real_only"]["all"]))
-    table = _table(f"lift of {_label(ndcg)}", *segments)
+    table = new_table(f"lift of {_label(ndcg)}", *segments)
     for title, group in _LIFTS:
         cells = [_interval(result[group].get(segment, {}).get(ndcg)) for segment in segments]
         table.add_row(title, *cells)
@@ -256,41 +256,3 @@ def _interval(lift: Mapping[str, float | None] | None) -> str:
     bounds = (lift["low"], lift["high"])
     low, high = ("-" if bound is None else f"{100 * bound:+.0f}" for bound in bounds)
     return f"{100 * lift['estimate']:+.0f} % \\[{low}, {high}]"
-
-
-def _table(*columns: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, show_header=bool(columns), pad_edge=False)
-    for position, column in enumerate(columns or ("", "")):
-        table.add_column(column, justify="left", overflow="fold", no_wrap=position == 0)
-    return table
-
-
-def _print(table: Table) -> None:
-    from rich.console import Console
-
-    # A pipe has no width; a table folded at 80 columns is hard to read and to grep.
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
-    console.print(table)
-
-
-def _mark(good: bool) -> str:  # noqa: FBT001 - reads as a sentence
-    return "[green]ok[/]" if good else "[red]no[/]"
-
-
-def _plain(value: Any) -> Any:  # noqa: ANN401 - recursive over records
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime):
-        return value.isoformat()
-    return str(value) if isinstance(value, Path) else value

@@ -189,7 +189,7 @@ def _translator(workspace: Workspace, moment: datetime) -> TranslatorRecord:
     events = workspace.training_events(moment)
     for record in workspace.ledger.translators():
         trained = (record.train_cutoff, record.config_fingerprint)
-        if trained != (moment, workspace.config.fingerprint):
+        if trained != (moment, workspace.config.fingerprint) or record.flagged is not None:
             continue
         if record.data_fingerprint == data_fingerprint(events):
             return record

@@ -45,7 +45,6 @@ from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, W
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.event_stream import EventStream, query
-from scalr_ray.offline_store.stream_events import stream_events
 from scalr_ray.translator import Translator, load_translator
 
 if TYPE_CHECKING:  # that one loads torch
@@ -180,14 +179,11 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
     model = load_translator(Path(batch.record.path))
-    source, target = (
-        stream_events(workspace.store, view, as_of=batch.as_of)
-        for view in (SOURCE_VIEW, TARGET_VIEW)
-    )
+    source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
     if batch.since is not None:
-        taken = stream_events(workspace.store, SYNTHETIC_VIEW, as_of=batch.as_of)
+        taken = workspace.stream(SYNTHETIC_VIEW, batch.as_of)
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):
             seen = _contents(source, config.domains.source)
@@ -380,13 +376,23 @@ def _micros(since: Mapping[str, datetime]) -> dict[str, int]:
 
 
 def find_translator(workspace: Workspace, version: str | None) -> TranslatorRecord:
-    """The translator of that version, or the newest."""
+    """The translator of that version, or the newest that may be used.
+
+    Raises:
+        UsageError: there is none, or it must be trained again first.
+    """
     if version is not None:
-        return workspace.ledger.translator(version)
-    newest = workspace.ledger.latest_translator()
-    if newest is None:
+        named = workspace.ledger.translator(version)
+        if named.flagged is not None:
+            raise UsageError(f"{version} may not be used: {named.flagged}; run `scalr train`")
+        return named
+    records = workspace.ledger.translators()
+    if not records:
         raise UsageError("there is no translator yet; run `scalr train` first")
-    return newest
+    for record in records:
+        if record.flagged is None:
+            return record
+    raise UsageError(f"no translator may be used: {records[0].flagged}; run `scalr train`")
 
 
 def describe_refusal(batch: BatchRecord) -> str:

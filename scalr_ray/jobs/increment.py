@@ -199,13 +199,14 @@ def _refused_as_it_stands(workspace: Workspace, as_of: datetime) -> BatchRecord 
 def _in_use(
     workspace: Workspace, published: Sequence[BatchRecord], as_of: datetime
 ) -> TranslatorRecord | None:
-    """The newest translator of a published batch that transfers and is not due; None: train."""
+    """The newest translator of a published batch that may be used and is not due; None: train."""
     versions = {batch.translator_version for batch in published}
     records = [workspace.ledger.translator(version) for version in versions]
     usable = [
         record
         for record in records
         if record.metrics["transfers"]
+        and record.flagged is None
         and not _is_due(workspace, record.train_cutoff, as_of)
         and _trained_with(workspace, record)
     ]

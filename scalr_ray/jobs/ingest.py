@@ -54,6 +54,7 @@ def import_events(
         snapshots_at: times that get a snapshot; before the last, one is made every 30 days.
     """
     config, progress = workspace.config, workspace.progress
+    log = log.without(workspace.erased)
     with progress.stage("Import into the event views"):
         result = import_log(
             log, workspace.layout, source=config.domains.source, target=config.domains.target
@@ -87,6 +88,8 @@ def apply(workspace: Workspace) -> Registered:
 def _note_refusals(workspace: Workspace, result: ImportResult) -> None:
     if result.already_imported:
         workspace.progress.note(f"{result.already_imported:,} events were there already")
+    if result.erased:
+        workspace.progress.note(f"{result.erased:,} rows of users who were erased were left out")
     if result.refused_file is not None:
         workspace.progress.note(
             f"{result.duplicates:,} duplicate and {result.malformed:,} malformed rows were set "

@@ -17,7 +17,6 @@ from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from scalr_ray.jobs.workspace import SOURCE_VIEW, TARGET_VIEW, Workspace
 from scalr_ray.ledger import BatchRecord, BatchState
 from scalr_ray.offline_store.event_stream import query
-from scalr_ray.offline_store.stream_events import stream_events
 
 _APPEARS = f"greatest(epoch_us({EVENT_TIMESTAMP}) + 1, epoch_us({AVAILABLE_AT}))"
 
@@ -59,7 +58,7 @@ def count_news(workspace: Workspace, as_of: datetime, since: Mapping[str, dateti
     """
     new = is_new_sql(workspace.config.domains.source, since)
     with workspace.progress.stage("Look for new source events"):
-        stream = stream_events(workspace.store, SOURCE_VIEW, as_of=as_of)
+        stream = workspace.stream(SOURCE_VIEW, as_of)
         counted = query(stream, f"SELECT count(*) AS events FROM {{events}} WHERE {new}")
     return int(pc.sum(counted["events"]).as_py() or 0)
 
@@ -79,7 +78,7 @@ def has_changed(
         return True
     target = quote_text(workspace.config.domains.target)
     with workspace.progress.stage("Look for new target events"):
-        stream = stream_events(workspace.store, TARGET_VIEW, as_of=as_of)
+        stream = workspace.stream(TARGET_VIEW, as_of)
         new = f"domain = {target} AND {_APPEARS} > {to_micros(than)}"
         counted = query(stream, f"SELECT count(*) AS events FROM {{events}} WHERE {new}")
     return bool(pc.sum(counted["events"]).as_py())

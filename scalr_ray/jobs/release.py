@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.core.errors import GateRefused, UsageError
@@ -16,7 +18,7 @@ from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
-from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
+from scalr_ray.ledger import BatchRecord, BatchState, Finding, TranslatorRecord
 from scalr_ray.translator import load_translator
 
 _NEXT_STEP = {
@@ -55,19 +57,19 @@ def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
         translator = workspace.ledger.translator(batch.translator_version)
         with workspace.progress.stage("Audit the staged batch"):
             checks = _checks(workspace, batch, translator)
-        for check in checks:
-            workspace.ledger.add_verdict(
-                batch_id=batch.batch_id,
-                check=check.name,
-                passed=check.passed,
-                value=check.value,
-                threshold=check.threshold,
-                detail=check.detail,
-            )
         failure = first_failure(checks)
-        record = workspace.ledger.move_batch(
+        record = workspace.ledger.judge_batch(
             batch.batch_id,
-            expected=BatchState.STAGED,
+            findings=[
+                Finding(
+                    check=check.name,
+                    passed=check.passed,
+                    value=check.value,
+                    threshold=check.threshold,
+                    detail=check.detail,
+                )
+                for check in checks
+            ],
             to=BatchState.REJECTED if failure else BatchState.ACCEPTED,
             reason=f"{failure.name}: {failure.detail}" if failure else None,
         )
@@ -96,6 +98,22 @@ def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBa
                 )
         retire_replaced(workspace, batch.batch_id)
     return published
+
+
+def preview(workspace: Workspace, *, batch_id: str | None = None) -> dict[str, Any]:
+    """What `publish` would do, found out without changing anything.
+
+    Returns:
+        What the lake would show (`SyntheticEventLake.publish_preview`), and the batches that would
+        be retired.
+
+    Raises:
+        GateRefused, UsageError: as `publish`.
+    """
+    batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
+    replaced = workspace.ledger.replaced_by(batch.batch_id)
+    retired = [other.batch_id for other in replaced if other.state is BatchState.PUBLISHED]
+    return {**workspace.lake.publish_preview(batch.batch_id), "retires": retired}
 
 
 def retire_replaced(workspace: Workspace, batch_id: str) -> None:
@@ -174,9 +192,22 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         published_mass=published_mass(workspace, batch),
         refinement=_refinement(workspace, batch),
     )
+    checks.append(_erased_check(workspace, staged))
     if settings.require_lift:
         checks += _lift_checks(translator, settings.min_gain_nats)
     return checks
+
+
+def _erased_check(workspace: Workspace, staged: pa.Table) -> Check:
+    """No row may be of a user who was erased, say by a generation that was under way then."""
+    marked = pc.sum(workspace.erased.marks(staged["user_id"])).as_py() or 0
+    return Check(
+        name="erased",
+        passed=not marked,
+        value=float(marked),
+        threshold=0.0,
+        detail=f"{marked:,} rows of users who were erased",
+    )
 
 
 def _refinement(workspace: Workspace, batch: BatchRecord) -> RefinementReport | None:

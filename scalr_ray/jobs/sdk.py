@@ -27,6 +27,7 @@ from scalr_ray.jobs.increment import RunOutcome
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.release import Audited
 from scalr_ray.jobs.train import Trained
+from scalr_ray.jobs.upkeep import Upkeep
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import RunRecord
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from scalr_ray.learn.neural.tune import Search
 
 
-class Scalr:
-    """Everything SCALR does with one feature repository.
+class Scalr(Upkeep):
+    """Everything SCALR does with one feature repository; mending and taking back is in `Upkeep`.
 
     ```python
     with Scalr("feature_repo") as scalr:
@@ -115,6 +116,10 @@ class Scalr:
     def publish(self, batch_id: str | None = None) -> PublishedBatch:
         """Make the newest accepted batch, or a named one, visible to Feast."""
         return release.publish(self._workspace, batch_id=batch_id)
+
+    def publish_preview(self, batch_id: str | None = None) -> dict[str, Any]:
+        """What `publish` would do; nothing is changed."""
+        return release.preview(self._workspace, batch_id=batch_id)
 
     def run(self, as_of: str | datetime | None = None) -> RunOutcome:
         """Publish what is new: train where that is due, generate, audit, and publish if accepted.

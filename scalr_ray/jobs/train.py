@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from scalr_ray.core.clock import floor_day, from_micros
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.fitting import Fitted, fit
@@ -55,12 +55,17 @@ def train(
         as_of: the train cutoff.
         validation_cut: start of the validation window; None takes the configured quantile of the
             visible target events.
+
+    Raises:
+        RetryLater: users were erased at the same time.
     """
     config, progress = workspace.config, workspace.progress
     # The run is recorded once there is something to train on.
+    erased = workspace.erased.subjects
     with progress.stage("Pull translator training data through Feast"):
         events = workspace.training_events(as_of)
     with workspace.run("train") as run:
+        _refuse_erased_since(workspace, erased)
         cut = validation_cut or default_validation_cut(workspace, events)
         progress.note(
             f"{len(events.source):,} source and {len(events.target):,} target events of "
@@ -75,7 +80,7 @@ def train(
         kind = fitted.translator.kind
         version = f"{kind}-{fingerprint([config.fingerprint, data, as_of, cut], 16)}"
         folder = workspace.layout.translators / version
-        save_translator(fitted.translator, folder)
+        save_translator(fitted.translator, folder, without=sorted(erased))
         if trial is not None:
             text = json.dumps(trial.to_json(), indent=2)
             (folder / TRIAL_NAME).write_text(text, encoding="utf-8")
@@ -90,6 +95,12 @@ def train(
             path=str(folder),
         )
     return Trained(record=record, fitted=fitted, trial=trial)
+
+
+def _refuse_erased_since(workspace: Workspace, erased: frozenset[str]) -> None:
+    """Whoever erases users waits for runs that are under way, but knew nothing of this one."""
+    if workspace.erased.subjects != erased:
+        raise RetryLater("users were erased while their events were pulled; train again")
 
 
 def load_trial(folder: Path) -> Trial | None:

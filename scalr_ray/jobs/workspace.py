@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from scalr_ray.core.config import ScalrConfig, load_config
 from scalr_ray.core.errors import UsageError
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
+from scalr_ray.core.subjects import ErasedUsers
 from scalr_ray.core.versions import latest_versions
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
@@ -24,8 +26,10 @@ from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
 from scalr_ray.offline_store import open_feature_store
+from scalr_ray.offline_store.event_stream import EventStream
 from scalr_ray.offline_store.feature_store import close_feature_store
 from scalr_ray.offline_store.pull import all_visible_from, pull_events, pull_features
+from scalr_ray.offline_store.stream_events import stream_events
 from scalr_ray.translator import FeaturesAsOf
 
 SOURCE_VIEW = "source_events"
@@ -107,16 +111,34 @@ class Workspace:
             )
         return now
 
+    @property
+    def erased(self) -> ErasedUsers:
+        """The users who were erased so far, of whom nothing may be used wherever it comes from."""
+        return ErasedUsers.of(self.layout, self.ledger.erased_subjects())
+
     def source_events(self, as_of: datetime) -> pa.Table:
         """Events of the configured source domains as of `as_of`, each in its last version."""
-        pulled = latest_versions(pull_events(self.store, SOURCE_VIEW, as_of=as_of), as_of)
-        wanted = pa.array(self.config.domains.source)
-        return pulled.filter(pc.is_in(pulled["domain"], value_set=wanted))
+        return self.events(SOURCE_VIEW, as_of, self.config.domains.source)
 
     def target_events(self, as_of: datetime) -> pa.Table:
         """Events of the configured target domain as of `as_of`, each in its last version."""
-        pulled = latest_versions(pull_events(self.store, TARGET_VIEW, as_of=as_of), as_of)
-        return pulled.filter(pc.equal(pulled["domain"], self.config.domains.target))
+        return self.events(TARGET_VIEW, as_of, [self.config.domains.target])
+
+    def events(self, view: str, as_of: datetime, domains: Sequence[str]) -> pa.Table:
+        """Events of some domains as of `as_of`, each in its last version; none of erased users."""
+        pulled = latest_versions(pull_events(self.store, view, as_of=as_of), as_of)
+        wanted = pa.array(list(domains), pa.string())
+        return self.erased.without(pulled.filter(pc.is_in(pulled["domain"], value_set=wanted)))
+
+    def stream(self, view: str, as_of: datetime) -> EventStream:
+        """The events of a view that are visible as of `as_of`, not read yet; none of erased users.
+
+        Raises:
+            DataError: the source is gone or corrupt.
+            UsageError: the view is not registered, or the store is not ours.
+        """
+        stream = stream_events(self.store, view, as_of=as_of)
+        return replace(stream, sql=self.erased.others_sql(stream.sql, self.config.ids.user_id))
 
     def features_for(self, kind: str, key: str) -> FeaturesAsOf | None:
         """What Feast serves a translator of that kind of users or items; None if it asks nothing.

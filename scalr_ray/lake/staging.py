@@ -88,6 +88,14 @@ class StagingArea:
         text = self.files.read_text(f"{self.batch_dir(batch_id)}/{_LIST}")
         return None if text is None else [StagedFile(**entry) for entry in json.loads(text)]
 
+    def in_use(self, batch_id: str) -> set[str]:
+        """The locations of the list of a staged batch, and of the files that it names."""
+        listed = self.listed(batch_id)
+        if listed is None:
+            return set()
+        files = {self.location(batch_id, file) for file in listed}
+        return {f"{self.batch_dir(batch_id)}/{_LIST}", *files}
+
     def needed(self, batch_id: str) -> list[StagedFile]:
         """The files of a staged batch.
 

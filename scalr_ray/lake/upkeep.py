@@ -56,17 +56,14 @@ class Upkeep:
     ) -> list[str]:
         """See `SyntheticEventLake.orphans`."""
         cut = parse_time(older_than, "older_than")
-        in_use = tuple(f"{self.staging.batch_dir(batch_id)}/" for batch_id in staged)
         with self.committer.errors("look for orphan files"):
             # Listed first: what is published in between is named when the table is looked at.
             found = self.staging.files.below(self.staging.files.root)
             needed = NamedFiles(self._table()).everything(but=gone)
+            for batch_id in staged:
+                needed |= self.staging.in_use(batch_id)
         return [
-            file.location
-            for file in found
-            if file.modified < cut
-            and file.location not in needed
-            and not file.location.startswith(in_use)
+            file.location for file in found if file.modified < cut and file.location not in needed
         ]
 
     def remove(self, locations: Iterable[str]) -> int:

@@ -48,6 +48,26 @@ def write_artifact(
         shutil.rmtree(replaced)
 
 
+def mend_artifacts(root: Path, *, dry_run: bool = False) -> list[str]:
+    """Bring back the folders that were being replaced when a writer died; nobody may be writing.
+
+    Args:
+        root: where the folders lie.
+        dry_run: change nothing.
+
+    Returns:
+        The names of the folders that are, or would be, back.
+    """
+    back = []
+    for replaced in sorted(root.glob(".*.replaced")):
+        name = replaced.name.removeprefix(".").removesuffix(".replaced")
+        if not (root / name).exists():
+            back.append(name)
+            if not dry_run:
+                replaced.rename(root / name)
+    return back
+
+
 def kind_of(folder: Path) -> str:
     """The kind of translator that lies in a folder.
 

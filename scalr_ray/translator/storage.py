@@ -43,8 +43,9 @@ def save_translator(
     Args:
         translator: to be written.
         folder: where; what lies there is replaced.
-        without: what stands for the users who were taken out of a frequency translator.
-        beside: text files that lie beside it, by name.
+        without: what stands for users who are not in it, be it that they were left out or taken
+            out of its counts.
+        beside: text files to put beside a frequency translator, by name.
     """
     if isinstance(translator, FrequencyTranslator):
         _save_frequency(translator, folder, without, beside or {})
@@ -53,7 +54,7 @@ def save_translator(
     from scalr_ray.translator.neural.translator import NeuralTranslator
 
     assert isinstance(translator, NeuralTranslator)
-    save_neural(translator, folder)
+    save_neural(translator, folder, without=without)
 
 
 def load_translator(folder: Path) -> Translator:
@@ -73,8 +74,8 @@ def load_translator(folder: Path) -> Translator:
     return load_neural(folder)
 
 
-def taken_out(folder: Path) -> frozenset[str]:
-    """What stands for the users who were taken out of a frequency translator since its training.
+def left_out(folder: Path) -> frozenset[str]:
+    """What stands for the users who are not in a translator.
 
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,14 @@ _WEIGHTS = "weights.safetensors"
 _ITEM_FEATURES = "item_features.safetensors"
 
 
-def save_neural(translator: NeuralTranslator, folder: Path) -> None:
-    """Write all files beside `folder` and rename, so that a reader finds all of them or none."""
+def save_neural(translator: NeuralTranslator, folder: Path, *, without: Sequence[str] = ()) -> None:
+    """Write all files beside `folder` and rename, so that a reader finds all of them or none.
+
+    Args:
+        translator: to be written.
+        folder: where; what lies there is replaced.
+        without: what stands for users whom it was trained without.
+    """
 
     def write(staged: Path) -> None:
         for name, table in _tables(translator).items():
@@ -50,6 +57,7 @@ def save_neural(translator: NeuralTranslator, folder: Path) -> None:
         "alpha": translator.alpha,
         "temperature": translator.temperature,
         "delays_us": translator.delays.tolist(),
+        "without": sorted(without),
     }
     write_artifact(folder, kind=translator.kind, settings=settings, write=write)
 

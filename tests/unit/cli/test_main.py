@@ -19,7 +19,7 @@ from scalr_ray.core.errors import (
 )
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
-VERBS += ("backfill", "runs", "demo", "doctor")
+VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():
@@ -62,6 +62,11 @@ def test_without_a_verb_the_help_is_shown(capsys):
         (["demo", "--events", "a.parquet", "--null"], "--null simulates"),
         (["backfill"], "Missing option.*--from.*`scalr backfill --help`"),
         (["backfill", "--from", "2026-01-01", "--to", "2026-02-01"], "Missing option.*--every"),
+        (["erase"], "name the users by --user or in a --file"),
+        (["erase", "--user", "u1", "--file", "users.txt"], "one of them"),
+        (["retire"], "Missing argument.*BATCH"),
+        (["lineage"], "Missing argument.*EVENT_ID"),
+        (["runs", "diff", "a"], "Missing argument.*SECOND.*`scalr runs diff --help`"),
         (["--set", "--json"], None),
     ],
 )

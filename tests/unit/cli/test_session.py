@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from scalr_ray.cli.session import Session, _interval, _label, _plain
+from scalr_ray.cli.session import Session, _interval, _label
+from scalr_ray.cli.tables import plain
 
 
 def session(**options) -> Session:
@@ -54,11 +55,11 @@ PLAIN = {
 
 
 def test_records_become_plain_values():
-    assert _plain(RECORD) == PLAIN
-    assert type(_plain(State.STAGED)) is str
-    assert _plain(Number.ONE) == 1
-    assert _plain({1: [Path("a")]}) == {"1": ["a"]}
-    assert _plain(0.5) == 0.5
+    assert plain(RECORD) == PLAIN
+    assert type(plain(State.STAGED)) is str
+    assert plain(Number.ONE) == 1
+    assert plain({1: [Path("a")]}) == {"1": ["a"]}
+    assert plain(0.5) == 0.5
 
 
 def test_a_record_is_shown_as_json(capsys):

@@ -38,6 +38,7 @@ def translator(folder: Path, *, transfers: bool = True, trial: Trial | None = TR
         metrics={"gain_nats": 0.25, "z": 7.5 if transfers else 0.5, "transfers": transfers},
         path=str(folder),
         created_at=day(11),
+        flagged=None,
     )
 
 

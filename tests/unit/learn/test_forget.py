@@ -17,7 +17,7 @@ from scalr_ray.learn.pairs import PairRows
 from scalr_ray.offline_store.limits import Limits
 from scalr_ray.translator import PriorMix, Strength, load_translator, save_translator
 from scalr_ray.translator.counts import PairRules
-from scalr_ray.translator.storage import taken_out
+from scalr_ray.translator.storage import left_out
 
 LIMITS = Limits(memory_limit="256MB", threads=1, spill_dir=None)
 MIX = PriorMix.recent(window_days=30, background=0.01)
@@ -108,7 +108,7 @@ def crowd(size):
     return tables(rows, "s"), tables([(*row[:2], 2.0, *row[3:]) for row in rows], "t")
 
 
-def test_weights_beyond_what_float32_says_exactly_are_taken_out_exactly(tmp_path):
+def test_weights_beyond_what_float32_says_exactly_are_left_out_exactly(tmp_path):
     rules = PairRules(event_weights={"buy": 200.3}, half_life_days=7.0)
     source, target = crowd(3000)
     how = counting(rules, 1)
@@ -159,7 +159,7 @@ def test_counts_of_other_events_are_not_subtracted_from(more):
     assert recounted(translator, left, LIMITS, Here()).counts.sum() == 1
 
 
-def test_who_was_taken_out_is_kept_beside_what_lies_there(tmp_path):
+def test_who_was_left_out_is_kept_beside_what_lies_there(tmp_path):
     translator = translator_as_of(
         TrainingEvents.coded(tables(SOURCE, "s"), tables(TARGET, "t")),
         CUTOFF,
@@ -168,9 +168,9 @@ def test_who_was_taken_out_is_kept_beside_what_lies_there(tmp_path):
     )
     folder = tmp_path / "translator"
     save_translator(translator, folder)
-    assert taken_out(folder) == frozenset()
+    assert left_out(folder) == frozenset()
     save_translator(translator, folder, without=["f0", "0f"], beside={"trial.json": "{}"})
-    assert taken_out(folder) == {"0f", "f0"}
+    assert left_out(folder) == {"0f", "f0"}
     assert (folder / "trial.json").read_text() == "{}"
     again = load_translator(folder)
     assert_same(again, replace(translator))

@@ -349,7 +349,7 @@ class SyntheticEventLake:
 
         Args:
             older_than: younger files may be of somebody who is still writing, and are left out.
-            staged: batches whose folders are in use.
+            staged: batches whose staged files are in use.
             gone: snapshots that count as expired, to see what expiring them would leave.
         """
         return self._upkeep.orphans(older_than=older_than, staged=staged, gone=gone)

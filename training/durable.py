@@ -32,17 +32,23 @@ def locked(folder: Path, *, alone: bool) -> Iterator[None]:
         os.close(handle)
 
 
+def as_parquet(rows: pa.Table) -> pa.Table:
+    """Rows in the types in which they come back from Parquet, without changing a value.
+
+    The values of lists have a name of their own there, and dictionaries become plain values: they
+    may hold some that no row has.
+    """
+    fields = [field.with_type(_as_parquet_type(field.type)) for field in rows.schema]
+    return rows.cast(pa.schema(fields)).combine_chunks()
+
+
 def write_rows(file: Path, rows: pa.Table) -> str:
     """Write rows as Parquet and return the sha256 of the file; the same rows give the same.
 
-    Dictionaries are written as plain values: they may hold some that no row has.
+    They are those that `as_parquet` gives.
     """
-    for place, column in enumerate(rows.columns):
-        if pa.types.is_dictionary(column.type):
-            plain = column.cast(column.type.value_type)
-            rows = rows.set_column(place, rows.field(place).name, plain)
     with file.open("wb") as stream:
-        pq.write_table(rows.combine_chunks(), stream, compression="zstd")
+        pq.write_table(as_parquet(rows), stream, compression="zstd")
         stream.flush()
         os.fsync(stream.fileno())
     return file_fingerprint(file)
@@ -65,3 +71,11 @@ def flush(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _as_parquet_type(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(kind):
+        return kind.value_type
+    if pa.types.is_list(kind):
+        return pa.list_(pa.field("element", _as_parquet_type(kind.value_type)))
+    return kind

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from training.dataset import MixedDataset
+from training.durable import as_parquet
 from training.guard import check_clocks, check_distinct, check_lineage, check_published
 from training.inputs import Inputs
 from training.manifest import describe
@@ -124,6 +125,8 @@ def build_mixed_dataset(
         raise UsageError(f"service {service} takes real events only, so it takes no trial")
     if trial is not None and mix.batch_ids is not None:
         raise UsageError("give trial or batch_ids, not both: a trial replaces the published rows")
+    if trial is not None and isinstance(snapshot_id, int):
+        raise UsageError("give trial or snapshot_id, not both: a trial replaces the published rows")
     published = takes_synthetic and trial is None
     pinned = _pin(store, snapshot_id, published=published)
     views = [view.name for view in definition.feature_view_projections]
@@ -243,4 +246,4 @@ def _enriched(store: FeatureStore, service: FeatureService, rows: pa.Table) -> p
     for name in enriched.column_names:
         if name not in entities.column_names:
             rows = rows.append_column(name, enriched[name])
-    return rows.combine_chunks()
+    return as_parquet(rows)  # so that what is saved comes back the same

@@ -65,11 +65,11 @@ def pin_view(
     if pin is None:
         return PinnedStore(store=store, snapshot_id=None, empty=True)
     offline = settings.model_copy(update={"snapshots": {**settings.snapshots, source.name: pin}})
-    # Feast keeps the parsed section beside the given one.
-    config = store.config.model_copy(update={"offline_config": offline, "_offline_store": offline})
     _ = store.registry  # opened once, and shared by the copy
     pinned = copy.copy(store)
-    pinned.config = config
+    pinned.config = store.config.model_copy()
+    pinned.config.offline_config = offline
+    pinned.config._offline_store = offline  # noqa: SLF001 - where Feast keeps it once parsed
     return PinnedStore(store=pinned, snapshot_id=pin)
 
 

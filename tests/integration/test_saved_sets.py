@@ -1,0 +1,574 @@
+"""Training sets that are pulled at a pin and saved, while the lake under them goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fresh_processes import in_parallel
+from killing import killed_at_step
+from lake_rows import NOON, event
+
+from scalr_ray import Scalr
+from scalr_ray.core.config import IdTypes
+from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.events import event_schema, synthetic_event_schema
+from scalr_ray.core.layout import Layout
+from scalr_ray.core.subjects import SubjectKey
+from scalr_ray.lake import SyntheticEventLake
+from scalr_ray.ledger import BatchState, Ledger
+from training import Mix, MixedDataset, build_mixed_dataset
+from training.saved import diff, erase_users, load, names, remove, rows_of_users
+
+pytestmark = [
+    pytest.mark.feast,
+    # Feast and its dependencies warn about their own future; none of it is ours to mend
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
+IDS = IdTypes()
+START, LATER = datetime(2026, 1, 1, tzinfo=UTC), NOON + timedelta(days=30)
+ROWS = 12
+ERASED = "zoe-who-wants-to-be-gone"  # an id that no other byte of a file can be taken for
+
+
+def user(slot: int) -> str:
+    return ERASED if slot % 4 == 0 else f"u{slot % 4}"
+
+
+def write_repo(repo: Path, database_url: str | None = None) -> Layout:
+    """A repository with forty real events, of which ten are of the secret user."""
+    shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
+    if database_url is not None:
+        for name in ("scalr.yaml", "feature_store.yaml"):
+            text = (repo / name).read_text(encoding="utf-8")
+            text = text.replace("database: null", f"database: {database_url}")
+            text = text.replace("sqlite:///data/scalr.db", database_url)
+            (repo / name).write_text(text, encoding="utf-8")
+    layout = Layout.of(repo)
+    real = [
+        {
+            "event_id": f"r{slot}",
+            "user_id": user(slot),
+            "item_id": f"i{slot % 11}",
+            "domain": "target",
+            "event_type": "click",
+            "event_timestamp": NOON + timedelta(minutes=slot),
+            "available_at": NOON + timedelta(minutes=slot),
+            "value": 1.0,
+        }
+        for slot in range(40)
+    ]
+    part = layout.events("target_events") / "part-0.parquet"
+    part.parent.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(real, schema=event_schema("string", "string")), part)
+    with Scalr(repo) as scalr:
+        scalr.apply()
+    return layout
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A repository on SQLite that tests copy the data of; its definitions name its own place."""
+    repo = tmp_path_factory.mktemp("saved-sets") / "repo"
+    write_repo(repo)
+    return repo
+
+
+@pytest.fixture
+def repo(template):
+    """The repository, as it was before any test; paths in its registry are absolute."""
+    kept = template.with_name("kept")
+    if not kept.exists():
+        shutil.copytree(template / "data", kept)
+    shutil.rmtree(template / "data")
+    shutil.copytree(kept, template / "data")
+    return template
+
+
+@pytest.fixture
+def layout(repo):
+    return Layout.of(repo)
+
+
+@pytest.fixture
+def store(repo):
+    return open_store(repo)
+
+
+def open_store(repo):
+    from scalr_ray.offline_store import open_feature_store
+
+    return open_feature_store(repo)
+
+
+def rows_of(batch_id: str, rows: int = ROWS) -> pa.Table:
+    drawn = [
+        event(batch_id, slot, item_id=f"i{slot}", domain="target", user_id=user(slot))
+        for slot in range(rows)
+    ]
+    return pa.Table.from_pylist(drawn, schema=synthetic_event_schema("string", "string"))
+
+
+def publish(layout: Layout, *batch_ids: str) -> None:
+    with SyntheticEventLake.open(layout, IDS) as lake:
+        for batch_id in batch_ids:
+            lake.write_staged(batch_id, rows_of(batch_id))
+            lake.publish(batch_id)
+
+
+def build(store, **more):
+    usual = {"service": "mixed_training_v1", "start": START, "end": LATER, "as_of": LATER}
+    return build_mixed_dataset(store, **(usual | more))
+
+
+def content(dataset) -> str:
+    sink = pa.BufferOutputStream()
+    pq.write_table(dataset.to_arrow(), sink)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
+def batches(dataset) -> set[str]:
+    return set(dataset.manifest["batches"])
+
+
+def traces(folder: Path, text: str) -> list[Path]:
+    """The files in which the bytes of a text occur, hidden ones included."""
+    return [
+        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
+    ]
+
+
+def record_retired(layout: Layout, batch_id: str, why: str) -> None:
+    """What the ledger says of a batch that was published and taken back."""
+    with Ledger(layout.database_url) as ledger:
+        with ledger.running("generate", {}, "c", 0) as run:
+            ledger.add_translator(
+                version="v1",
+                run_id=run.run_id,
+                kind="frequency",
+                train_cutoff=NOON,
+                config_fingerprint="c",
+                data_fingerprint="d",
+                metrics={},
+                path="translators/v1",
+            )
+            ledger.add_batch(
+                batch_id=batch_id,
+                run_id=run.run_id,
+                translator_version="v1",
+                as_of=NOON,
+                rows=ROWS,
+            )
+        steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED, BatchState.RETIRED]
+        for expected, to in pairwise(steps):
+            ledger.move_batch(batch_id, expected=expected, to=to, reason=why)
+
+
+def erase(layout: Layout, *users: str, why: str = "they asked") -> dict[str, int]:
+    with Ledger(layout.database_url) as ledger:
+        return erase_users(layout, ledger, users, why)
+
+
+class TestPinned:
+    def test_a_pull_at_a_pin_gives_the_same_bytes_whatever_the_lake_does(self, layout, store):
+        publish(layout, "b1", "b2")
+        first = build(store)
+        pin = first.manifest["snapshot_id"]
+        assert batches(first) == {"b1", "b2"}
+        publish(layout, *(f"c{number}" for number in range(8)))
+        with SyntheticEventLake.open(layout, IDS) as lake:
+            lake.retire("b1")
+            assert lake.compact() is not None
+        again = build(open_store(layout.repo), snapshot_id=pin)
+        assert content(again) == content(first)
+        assert again.manifest == first.manifest
+        newest = build(store)
+        assert batches(newest) == {"b2", *(f"c{number}" for number in range(8))}
+        assert newest.manifest["snapshot_id"] != pin
+
+    def test_the_store_of_the_caller_is_left_as_it_is(self, layout, store):
+        publish(layout, "b1")
+        config, provider = store.config, store.provider
+        build(store)
+        assert store.config is config
+        assert store.provider is provider
+        assert config.offline_store.snapshots == {}
+
+    def test_all_reads_of_one_pull_are_of_one_snapshot(self, layout, store, monkeypatch):
+        from training import mixed
+
+        publish(layout, "b1")
+        select = mixed.pull
+
+        def publish_in_between(*arguments):
+            if (found := select(*arguments)) is not None and arguments[1] == "target_events":
+                publish(layout, "late")
+                with SyntheticEventLake.open(layout, IDS) as lake:
+                    lake.retire("b1")
+            return found
+
+        monkeypatch.setattr(mixed, "pull", publish_in_between)
+        dataset = build(store)
+        assert batches(dataset) == {"b1"}
+        monkeypatch.undo()
+        assert batches(build(store)) == {"late"}
+
+    def test_before_the_first_publication_there_are_no_synthetic_rows(
+        self, layout, store, monkeypatch
+    ):
+        from training import mixed
+
+        select = mixed.pull
+
+        def publish_in_between(*arguments):
+            publish(layout, "b1")
+            return select(*arguments)
+
+        monkeypatch.setattr(mixed, "pull", publish_in_between)
+        first = build(store)
+        assert (batches(first), first.manifest["snapshot_id"]) == (set(), None)
+        monkeypatch.undo()
+        assert batches(build(store)) == {"b1"}
+        assert content(build(store, snapshot_id=None)) == content(first)
+        with pytest.raises(DataError, match="b1 has no published event"):
+            build(store, snapshot_id=None, mix=Mix(batch_ids=("b1",)))
+
+    def test_a_pin_of_the_session_counts_for_the_newest(self, layout, store):
+        publish(layout, "b1")
+        pin = build(store).manifest["snapshot_id"]
+        publish(layout, "b2")
+        store.config.offline_store.snapshots["synthetic_events_source"] = pin
+        assert batches(build(store)) == {"b1"}
+        assert build(store).manifest["snapshot_id"] == pin
+
+    def test_a_snapshot_that_is_not_there_is_named(self, layout, store):
+        publish(layout, "b1")
+        with pytest.raises(DataError, match="no snapshot 17, or it has expired"):
+            build(store, snapshot_id=17)
+
+    def test_a_trial_reads_no_snapshot(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store, trial=rows_of("b9"))
+        assert dataset.manifest["snapshot_id"] is None
+        with pytest.raises(UsageError, match="trial or snapshot_id"):
+            build(store, trial=rows_of("b9"), snapshot_id=5)
+
+    def test_the_manifest_tells_the_files_of_real_events_apart(self, layout, store):
+        first = build(store).manifest
+        assert first["config"]["seed"] == 0
+        part = layout.events("target_events") / "part-0.parquet"
+        rows = pq.read_table(part).slice(0, 1).set_column(0, "event_id", pa.array(["r99"]))
+        pq.write_table(
+            rows.cast(event_schema("string", "string")), part.with_name("part-1.parquet")
+        )
+        second = build(store).manifest
+        changed = {view for view, known in first["files"].items() if known != second["files"][view]}
+        assert changed == {"target_events"}
+
+
+class TestSaved:
+    def test_a_set_comes_back_as_it_was_saved(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store)
+        saved = dataset.save(store, "ctr_2026-03")
+        assert saved.folder == layout.training_sets / "ctr_2026-03"
+        assert (saved.rows, saved.snapshot_id) == (52, dataset.manifest["snapshot_id"])
+        assert sorted(path.name for path in saved.folder.iterdir()) == [
+            "manifest.json",
+            "rows.parquet",
+        ]
+        back = load(open_store(layout.repo), "ctr_2026-03")
+        assert back.to_arrow().equals(dataset.to_arrow())
+        assert content(back) == content(dataset)
+        assert (back.manifest, back.notes) == (dataset.manifest, ())
+        again = back.save(store, "copy")
+        assert again.manifest == saved.manifest
+        assert names(store) == ["copy", "ctr_2026-03"]
+
+    def test_its_snapshot_is_pinned_in_the_ledger(self, layout, store):
+        publish(layout, "b1")
+        saved = build(store).save(store, "a")
+        with Ledger(layout.database_url) as ledger:
+            (pin,) = ledger.pins()
+        assert (pin.name, pin.snapshot_id, pin.path) == ("a", saved.snapshot_id, str(saved.folder))
+
+    def test_feast_finds_it(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store)
+        dataset.save(store, "a")
+        found = open_store(layout.repo).get_saved_dataset("a")
+        assert found.feature_service_name == "mixed_training_v1"
+        rows = found.to_arrow()
+        expected = dataset.to_arrow()
+        assert set(rows.column_names) == set(expected.column_names)
+        ordered = rows.select(expected.column_names).sort_by("event_id")
+        assert ordered.to_pylist() == expected.sort_by("event_id").to_pylist()
+
+    def test_a_set_whose_batch_was_retired_still_loads_and_says_so(self, layout, store):
+        publish(layout, "b1", "b2")
+        dataset = build(store)
+        dataset.save(store, "a")
+        with SyntheticEventLake.open(layout, IDS) as lake:
+            lake.retire("b1")
+        record_retired(layout, "b1", "it was drawn from bots")
+        back = load(store, "a")
+        assert content(back) == content(dataset)
+        (note,) = back.notes
+        assert note.startswith("batch b1, 12 rows here, was retired on ")
+        assert note.endswith(": it was drawn from bots")
+
+    def test_the_same_again_changes_nothing_and_another_is_refused(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store)
+        first = dataset.save(store, "a")
+        assert dataset.save(store, "a") == first
+        with pytest.raises(UsageError, match="another training set 'a'"):
+            build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+        assert content(load(store, "a")) == content(dataset)
+        assert [path.name for path in layout.training_sets.iterdir()] == ["a"]
+
+    @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "..", ".a", "a" * 65, "a b", "a\n"])
+    def test_a_name_that_cannot_be_one_is_refused(self, layout, store, name):
+        with pytest.raises(UsageError, match="cannot name a training set"):
+            build(store).save(store, name)
+        with pytest.raises(UsageError, match="cannot name a training set"):
+            load(store, name)
+        assert not layout.training_sets.exists()
+
+    def test_a_set_that_is_not_there_is_named_with_those_that_are(self, store):
+        with pytest.raises(DataError, match="no saved training set 'b'; there is none"):
+            load(store, "b")
+        build(store).save(store, "a")
+        with pytest.raises(DataError, match="no saved training set 'b'; there is a"):
+            load(store, "b")
+
+    @pytest.mark.parametrize(
+        ("file", "word"), [("rows.parquet", "rows.parquet is"), ("manifest.json", "manifest.json")]
+    )
+    @pytest.mark.parametrize("how", ["cut", "gone"])
+    def test_a_damaged_set_says_what_is_wrong(self, store, file, word, how):
+        saved = build(store).save(store, "a")
+        path = saved.folder / file
+        if how == "cut":
+            path.write_bytes(path.read_bytes()[:-9])
+        else:
+            path.unlink()
+        with pytest.raises(DataError, match=f"'a' is damaged: {word}"):
+            load(store, "a")
+
+    def test_a_removed_set_is_gone_everywhere(self, layout, store):
+        from feast.errors import SavedDatasetNotFound
+
+        build(store).save(store, "a")
+        remove(store, "a")
+        assert list(layout.training_sets.iterdir()) == []
+        with Ledger(layout.database_url) as ledger:
+            assert ledger.pins() == []
+        with pytest.raises(SavedDatasetNotFound):
+            store.get_saved_dataset("a")
+        with pytest.raises(DataError, match="none to remove"):
+            remove(store, "a")
+        build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+
+    def test_of_two_savers_of_one_name_one_wins(self, layout, store):
+        publish(layout, "b1")
+        scales = (0.25, 0.5, 0.75, 1.0)
+        answers = in_parallel([(try_to_save, (layout.repo, scale)) for scale in scales])
+        won = [scale for scale, told in zip(scales, answers, strict=True) if told is None]
+        assert len(won) == 1
+        assert {told for told in answers if told is not None} == {"usage"}
+        assert load(store, "a").manifest["mix"]["weight_scale"] == won[0]
+        with Ledger(layout.database_url) as ledger:
+            assert [pin.name for pin in ledger.pins()] == ["a"]
+
+    def test_a_saver_that_is_killed_leaves_a_whole_set_or_none(self, layout, store):
+        publish(layout, "b1")
+        dataset, step = build(store), 0
+        expected = content(dataset)
+        while True:
+            step += 1
+            died = killed_at_step(step, save_as, layout.repo, dataset)
+            if not died:
+                break
+            for name in names(store):
+                assert content(load(store, name)) == expected
+            if step % 2:
+                dataset.save(store, "a")
+                assert content(load(store, "a")) == expected
+                assert [path.name for path in layout.training_sets.iterdir()] == ["a"]
+                remove(store, "a")
+        assert step > 6
+
+
+def try_to_save(repo: Path, scale: float) -> str | None:
+    store = open_store(repo)
+    dataset = build(store, mix=Mix(weight_scale=scale))
+    try:
+        dataset.save(store, "a")
+    except UsageError as error:
+        return error.code
+    return None
+
+
+def save_as(repo: Path, dataset: MixedDataset) -> None:
+    dataset.save(open_store(repo), "a")
+
+
+class TestCompared:
+    def test_what_differs_is_told(self, layout, store):
+        publish(layout, "b1")
+        build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+        publish(layout, "b2")
+        build(store).save(store, "b")
+        found = diff(store, "a", "b")
+        assert found.only == (0, ROWS)
+        assert (found.common, found.reweighted) == (40 + ROWS, ROWS)
+        assert found.manifest["mix.weight_scale"] == (0.5, 1.0)
+        assert found.manifest["batches.b2"] == (None, ROWS)
+        assert found.manifest["counts.synthetic"] == (ROWS, 2 * ROWS)
+        assert {"service", "as_of", "config.seed"}.isdisjoint(found.manifest)
+        lines = str(found).splitlines()
+        assert lines[0].split() == ["a", "b"]
+        assert ["mix.weight_scale", "0.5", "1.0"] in [line.split() for line in lines]
+        assert ["events", "only", "here", "0", "12"] in [line.split() for line in lines]
+
+    def test_nothing_differs_from_itself(self, store):
+        build(store).save(store, "a")
+        build(store).save(store, "b")
+        assert not diff(store, "a", "b")
+
+
+class TestErased:
+    def test_no_byte_of_an_erased_user_is_left_and_the_manifest_says_why(self, layout, store):
+        publish(layout, "b1")
+        before = build(store)
+        saved = before.save(store, "a")
+        build(store, service="real_only_v1").save(store, "real")
+        assert traces(layout.training_sets, ERASED)
+        assert erase(layout, ERASED) == {"a": 10 + 3, "real": 10}
+        assert not traces(layout.training_sets, ERASED)
+        back = load(store, "a")
+        others = [row for row in before.to_arrow().to_pylist() if row["user_id"] != ERASED]
+        assert back.to_arrow().to_pylist() == others
+        (revision,) = back.manifest["revisions"]
+        assert revision["why"] == "they asked"
+        assert (revision["rows_removed"], revision["synthetic_rows_removed"]) == (13, 3)
+        assert revision["events_fingerprint_before"] == before.manifest["events_fingerprint"]
+        assert back.manifest["counts"] == {"real": 30, "synthetic": 9}
+        assert back.manifest["batches"] == {"b1": 9}
+        assert back.manifest["snapshot_id"] == saved.snapshot_id
+        assert back.notes[0].startswith("13 rows of erased users were taken out on ")
+        assert "can no longer be pulled" in back.notes[1]
+        assert len(load(store, "real").notes) == 1
+
+    def test_the_ledger_follows(self, layout, store):
+        publish(layout, "b1")
+        saved = build(store).save(store, "a")
+        publish(layout, "b2")
+        other = build(store, mix=Mix(batch_ids=("b2",), synthetic_frac=0.0)).save(store, "none")
+        with Ledger(layout.database_url) as ledger:
+            before = {pin.name: pin for pin in ledger.pins()}
+            assert before["a"].snapshot_id == saved.snapshot_id
+            erase_users(layout, ledger, [ERASED], "they asked")
+            after = {pin.name: pin for pin in ledger.pins()}
+            assert after["a"].manifest_fingerprint != before["a"].manifest_fingerprint
+            # What showed the user's synthetic events is gone; the other lost real ones alone.
+            assert after["a"].snapshot_id is None
+            assert after["none"].snapshot_id == other.snapshot_id
+
+    def test_sets_without_the_user_stay_as_they_are(self, layout, store):
+        saved = build(store).save(store, "a")
+        file = saved.folder / "rows.parquet"
+        before = (file.stat().st_ino, file.read_bytes())
+        assert rows_of_users(layout, ["nobody"]) == {}
+        assert erase(layout, "nobody") == {}
+        assert (file.stat().st_ino, file.read_bytes()) == before
+        assert rows_of_users(layout, [ERASED, "u1"]) == {"a": 20}
+
+    def test_a_second_erasure_adds_to_the_first(self, layout, store):
+        build(store).save(store, "a")
+        assert erase(layout, ERASED, why="one") == {"a": 10}
+        assert erase(layout, ERASED, why="one") == {}
+        assert erase(layout, "u1", "u2", "u3", why="two") == {"a": 30}
+        back = load(store, "a")
+        assert [revision["why"] for revision in back.manifest["revisions"]] == ["one", "two"]
+        assert back.to_arrow().num_rows == 0
+        assert back.manifest["counts"] == {"real": 0, "synthetic": 0}
+
+    def test_no_set_yet_is_nothing_to_erase_from(self, layout):
+        assert erase(layout, ERASED) == {}
+        assert rows_of_users(layout, [ERASED]) == {}
+
+    def test_a_set_that_was_pulled_before_is_not_saved_after(self, layout, store):
+        dataset = build(store)
+        with Ledger(layout.database_url) as ledger:
+            ledger.begin_erasure([SubjectKey.of(layout).subject(ERASED)], "they asked")
+        with pytest.raises(UsageError, match="10 rows of the training set are of users who were"):
+            dataset.save(store, "a")
+        assert list(layout.training_sets.iterdir()) == []
+
+    def test_what_a_dead_saver_left_goes_too(self, layout, store):
+        saved = build(store).save(store, "a")
+        shutil.copytree(saved.folder, layout.training_sets / ".b.0123456789abcdef")
+        erase(layout, ERASED)
+        assert not traces(layout.training_sets, ERASED)
+
+    def test_a_damaged_set_is_named_as_nobody_can_say_whom_it_holds(self, layout, store):
+        saved = build(store).save(store, "a")
+        (saved.folder / "rows.parquet").write_bytes(b"")
+        with pytest.raises(DataError, match="could not read training set 'a'"):
+            erase(layout, ERASED)
+
+    def test_an_erasure_that_is_killed_is_finished_by_another(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store)
+        others = [row for row in dataset.to_arrow().to_pylist() if row["user_id"] != ERASED]
+        step = 0
+        while True:
+            step += 1
+            dataset.save(store, "a")
+            died = killed_at_step(step, erase, layout, ERASED)
+            erase(layout, ERASED)
+            assert not traces(layout.training_sets, ERASED)
+            back = load(store, "a")
+            assert back.to_arrow().to_pylist() == others
+            (revision,) = back.manifest["revisions"]
+            assert revision["rows_removed"] == 13
+            with Ledger(layout.database_url) as ledger:
+                assert ledger.pin_of("a").snapshot_id is None
+            remove(store, "a")
+            if not died:
+                break
+        assert step > 8
+
+
+def test_it_all_works_on_either_database(tmp_path, database_url):
+    layout = write_repo(tmp_path / "repo", database_url)
+    store = open_store(layout.repo)
+    publish(layout, "b1")
+    dataset = build(store)
+    dataset.save(store, "a")
+    publish(layout, "b2")
+    with SyntheticEventLake.open(layout, IDS) as lake:
+        lake.retire("b1")
+    record_retired(layout, "b1", "bots")
+    pin = dataset.manifest["snapshot_id"]
+    assert content(build(store, snapshot_id=pin)) == content(load(store, "a"))
+    assert erase(layout, ERASED) == {"a": 13}
+    assert not traces(layout.training_sets, ERASED)
+    assert len(load(store, "a").notes) == 3
+    found = store.get_saved_dataset("a").to_arrow()
+    assert found.num_rows == load(store, "a").to_arrow().num_rows
+    remove(store, "a")
+    assert names(store) == []

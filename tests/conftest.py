@@ -62,9 +62,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """End with the result of the tests, without tearing the interpreter down.
 
     Arrow's S3 client, Ray, gRPC and ADBC share this process, and end their threads in an order that
-    nobody controls: now and then that crashed after the last test had passed.
+    nobody controls: now and then that crashed after the last test had passed. So Ray, which ends
+    its processes when the interpreter is torn down, is told to end them here.
     """
     if _STATUS in config.stash:
+        if "ray" in sys.modules:
+            sys.modules["ray"].shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(config.stash[_STATUS])

@@ -26,7 +26,7 @@ start_engine() {
   export TESTCONTAINERS_CONNECTION_MODE=docker_host TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1
   local waited
   for ((waited = 0; waited < 60; waited++)); do
-    if engine_answers; then return; fi
+    if engine_answers; then return 0; fi
     if ! kill -0 "$engine_pid" 2>/dev/null; then break; fi
     sleep 1
   done
@@ -37,7 +37,7 @@ start_engine() {
 
 # Ends the daemon of start_engine, if any, with its containers; waits until it is gone.
 end_engine() {
-  if [ -z "${engine_pid:-}" ]; then return; fi
+  if [ -z "${engine_pid:-}" ]; then return 0; fi
   local waited
   kill -TERM "$engine_pid" 2>/dev/null || true # it stops its containers, and containerd
   for ((waited = 0; waited < 40; waited++)); do

@@ -8,6 +8,7 @@ nothing else.
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from multiprocessing.context import ForkServerContext
@@ -24,6 +25,11 @@ def fresh() -> ForkServerContext:
     return context
 
 
+def fresh_process(target: Callable[..., Any], *arguments: Any) -> Any:
+    """A process that is not started yet, and will have the environment that this one has now."""
+    return fresh().Process(target=_in_environment, args=(dict(os.environ), target, arguments))
+
+
 def in_parallel(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
     """What each call returns, from a process each, all at work at the same time.
 
@@ -33,7 +39,7 @@ def in_parallel(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> 
     pipes, processes = [], []
     for function, arguments in calls:
         receiver, sender = fresh().Pipe(duplex=False)
-        process = fresh().Process(target=_told, args=(sender, function, arguments))
+        process = fresh_process(_told, sender, function, arguments)
         process.start()
         sender.close()
         pipes.append(receiver)
@@ -44,6 +50,15 @@ def in_parallel(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> 
     failures = [text for failed, text in answers if failed]
     assert not failures, failures[0]
     return [result for _, result in answers]
+
+
+def _in_environment(
+    environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    # The server was started in the environment of an earlier test.
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
 
 
 def _answer(pipe: Any) -> tuple[bool, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fresh_processes import fresh
+from fresh_processes import fresh, fresh_process
 
 Work = Callable[..., None]
 
@@ -25,7 +25,7 @@ Work = Callable[..., None]
 def killed_after(seconds: float, work: Work, *arguments: Any) -> bool:
     """Do some work in a process of its own and kill it after so long; False: it was quicker."""
     ready, begun = fresh().Pipe(duplex=False)
-    process = fresh().Process(target=_begin, args=(begun, work, arguments))
+    process = fresh_process(_begin, begun, work, arguments)
     process.start()
     begun.close()
     ready.recv()
@@ -47,7 +47,7 @@ def seconds_of(work: Work, *arguments: Any) -> float:
 
 def killed_at_step(step: int, work: Work, *arguments: Any) -> bool:
     """Do some work in a process that kills itself at the step; False: it has fewer steps."""
-    process = fresh().Process(target=_count, args=(step, work, arguments))
+    process = fresh_process(_count, step, work, arguments)
     process.start()
     process.join(600)
     if process.exitcode == -signal.SIGKILL:

@@ -6,7 +6,11 @@ batches that may still be published, and everything younger than the oldest run 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +22,8 @@ from scalr_ray.jobs.saved_sets import held_snapshots
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchState
 
-_MAY_BE_PUBLISHED = (BatchState.STAGED, BatchState.ACCEPTED)
+# The first two may be published yet; what is staged of the third is dealt with by itself.
+_NO_ORPHANS = (BatchState.STAGED, BatchState.ACCEPTED, BatchState.REJECTED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +43,29 @@ class Collected:
     names: tuple[str, ...]
 
 
-def collect(workspace: Workspace, *, dry_run: bool = False) -> list[Collected]:
+def collect(
+    workspace: Workspace, *, dry_run: bool = False, now: datetime | None = None
+) -> list[Collected]:
     """Remove by `retention` what nobody needs, or say what would be removed.
 
     Args:
         workspace: an opened repository.
         dry_run: change nothing.
+        now: what ages are counted from; None takes the present.
 
     Raises:
         RetryLater: others kept committing first, or a server does not answer.
         StateUnknown: the answer to a commit was lost; collecting again goes on.
     """
+    moment = datetime.now(UTC) if now is None else now
     if dry_run:
-        return _collect(workspace, dry_run=True)
+        return _collect(workspace, moment, dry_run=True)
     with workspace.run("gc"):
-        return _collect(workspace, dry_run=False)
+        return _collect(workspace, moment, dry_run=False)
 
 
-def _collect(workspace: Workspace, *, dry_run: bool) -> list[Collected]:
-    retention, now = workspace.config.retention, datetime.now(UTC)
+def _collect(workspace: Workspace, now: datetime, *, dry_run: bool) -> list[Collected]:
+    retention = workspace.config.retention
     since = [run.started_at for run in live_runs(workspace.ledger) if run.verb != "gc"]
     cut = min([now - timedelta(hours=retention.orphans_hours), *since])
     work = [path for path in _left_over(workspace) if _touched(path) < cut]
@@ -103,7 +112,7 @@ def _lake(
         ]
     else:
         expired = lake.expire(before=before, keep=keep)
-    in_use = [batch.batch_id for state in _MAY_BE_PUBLISHED for batch in ledger.batches(state)]
+    in_use = [batch.batch_id for state in _NO_ORPHANS for batch in ledger.batches(state)]
     orphans = lake.orphans(older_than=cut, staged=in_use, gone=expired)
     size = lake.size_bytes(orphans)
     if not dry_run:
@@ -138,9 +147,16 @@ def _files(what: str, paths: Iterable[Path]) -> Collected:
 
 def _touched(path: Path) -> datetime:
     """When something in it was written last."""
-    newest = max(found.stat().st_mtime for found in (path, *path.rglob("*")))
+    newest = max((found.st_mtime for found in _stats(path)), default=time.time())
     return datetime.fromtimestamp(newest, UTC)
 
 
 def _size(path: Path) -> int:
-    return sum(found.stat().st_size for found in (path, *path.rglob("*")) if found.is_file())
+    return sum(found.st_size for found in _stats(path) if stat.S_ISREG(found.st_mode))
+
+
+def _stats(path: Path) -> Iterator[os.stat_result]:
+    """What the system says of a file, or of a folder and all that is in it."""
+    for found in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):  # somebody else has just removed it
+            yield found.lstat()

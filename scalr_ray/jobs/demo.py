@@ -20,6 +20,7 @@ from scalr_ray.core.config import CONFIG_NAME, IdTypes, ScalrConfig, load_config
 from scalr_ray.core.errors import ConfigError, UsageError
 from scalr_ray.core.layout import Layout
 from scalr_ray.ingest import EventLog, infer_ids, read_event_log, target_cut, withhold
+from scalr_ray.jobs.demo_upkeep import keep_and_take_back
 from scalr_ray.jobs.evaluate import evaluate
 from scalr_ray.jobs.generate import generate
 from scalr_ray.jobs.ingest import apply, import_events
@@ -28,6 +29,7 @@ from scalr_ray.jobs.release import gate, publish
 from scalr_ray.jobs.train import train
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.simulate import World, WorldConfig
+from training.report import write_report
 
 _MARKER = ".scalr-demo"
 _FEAST_CONFIG = "feature_store.yaml"
@@ -130,7 +132,11 @@ def _run(
         progress.note(f"{batch.batch_id} is published: {batch.rows:,} synthetic events")
     else:
         progress.note(f"the gate refused {batch.batch_id}: {audited.record.reason}")
-    return evaluate(workspace, out=out, batch_id=batch.batch_id, command=command)
+    result = evaluate(workspace, out=out, batch_id=batch.batch_id, command=command)
+    if audited.accepted:
+        result["upkeep"] = keep_and_take_back(workspace, batch)
+        write_report(out, result)
+    return result
 
 
 def _refuse_foreign(out: Path, events: Path | None) -> None:

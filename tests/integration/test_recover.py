@@ -15,13 +15,12 @@ from quick_repos import (
     USER,
     add_batch,
     add_events,
-    files_below,
     holding,
     quick_repo,
-    reachable,
     rows_of,
     workspace_of,
 )
+from wholeness import assert_whole
 
 from scalr_ray import Scalr
 from scalr_ray.core.errors import RetryLater, UsageError
@@ -243,31 +242,6 @@ def erase_user(repo: str) -> None:
 def recover_all(repo: str) -> None:
     with Scalr(repo) as scalr:
         scalr.recover()
-
-
-def assert_whole(repo: Path) -> None:
-    """Ledger and table agree, every batch is whole or absent, and `gc` finds all orphans."""
-    with Scalr(repo, ("retention.orphans_hours=0",)) as scalr:
-        workspace = workspace_of(scalr)
-        ledger, lake = workspace.ledger, workspace.lake
-        assert ledger.running_runs() == []
-        assert scalr.recover() == []
-        shown = {batch.batch_id for batch in ledger.batches(BatchState.PUBLISHED)}
-        assert set(lake.published_batches()) == shown
-        rows = lake.read()
-        for batch_id in shown:
-            ids = [row["event_id"] for row in rows.to_pylist() if row["batch_id"] == batch_id]
-            assert len(ids) == len(set(ids)) == lake.published_batches()[batch_id].rows
-        staged = {
-            batch.batch_id: batch.rows
-            for state in (BatchState.STAGED, BatchState.ACCEPTED)
-            for batch in ledger.batches(state)
-        }
-        assert lake.staged_batches() == staged
-        in_use = {file for batch_id in staged for file in lake.staged_files(batch_id)}
-        scalr.gc()
-        left = files_below(Path(workspace.layout.warehouse)) - reachable(workspace.layout) - in_use
-        assert {Path(path).name for path in left} <= {"_staged.json"}
 
 
 @pytest.mark.parametrize("work", [publish_new, retire_old, erase_user])

@@ -223,7 +223,12 @@ def _run(result: Tree) -> str:
     parts = [f"<p>Command</p>\n<pre><code>{text(command)}</code></pre>\n"] if command else []
     if config:
         parts.append(f"<p>Configuration <code>{text(config)}</code></p>\n")
-    captions = {"counts": "Counts", "timings_s": "Timings in seconds", "versions": "Versions"}
+    captions = {
+        "counts": "Counts",
+        "upkeep": "Kept and taken back",
+        "timings_s": "Timings in seconds",
+        "versions": "Versions",
+    }
     for key, caption in captions.items():
         rows: list[Row] = [
             (name, [Cell(plain(value))]) for name, value in _flat(result.get(key) or {})

@@ -103,7 +103,8 @@ def test_the_report_has_the_documented_keys(world, request):
     documented |= {"lift_over_prior", "counts", "timings_s", "versions"}
     extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
     extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
-    assert set(report) == documented | extra | {"config_fingerprint"}
+    extra |= {"config_fingerprint"} | ({"upkeep"} if world == "planted" else set())
+    assert set(report) == documented | extra
     assert report["verdict"] in {"helps", "no_effect", "harms", "cannot_tell"}
     assert set(report["arms"]) == {"real_only", "synthetic", "placebo"}
     assert set(report["rankers"]) == {"prior", "translator"}
@@ -134,7 +135,23 @@ def test_a_planted_world_is_published_and_beats_the_placebo(planted):
     assert report["lift"]["hidden"]["ndcg_at_20"]["low"] > 0
     assert report["lift_over_placebo"]["hidden"]["ndcg_at_20"]["low"] > 0
     assert report["lift_over_prior"]["all"]["ndcg_at_20"]["low"] > 0
-    assert report["counts"]["synthetic_events"] == planted.events().num_rows > 1000
+    left = report["counts"]["synthetic_events"] - report["upkeep"]["synthetic_rows_erased"]
+    assert left == planted.events().num_rows > 1000
+
+
+def test_at_the_end_a_set_is_saved_an_event_traced_and_a_user_erased(planted):
+    told = planted.report["upkeep"]
+    assert told["repairs_needed"] == 0
+    assert (
+        told["rows_saved"] > told["rows_erased_from_the_set"] >= told["synthetic_rows_erased"] > 0
+    )
+    assert told["event"] not in planted.events()["event_id"].to_pylist()
+    layout = Layout.of(planted.out / "feature_repo")
+    parts = layout.events("source_events").glob("part-*.parquet")
+    sources = pa.concat_tables([pq.read_table(part) for part in parts])
+    assert told["source_event"] not in sources["event_id"].to_pylist()
+    rows = pq.read_table(layout.training_sets / told["training_set"] / "rows.parquet")
+    assert rows.num_rows == told["rows_saved"] - told["rows_erased_from_the_set"]
 
 
 def test_lifts_are_relative_changes_of_the_arms(planted):

@@ -29,6 +29,7 @@ from scalr_ray.lake.named import NamedFiles
 from scalr_ray.lake.replacing import Removal, replace_files, summed
 from scalr_ray.lake.rows import Values
 from scalr_ray.lake.staging import StagingArea
+from scalr_ray.lake.transactions import expire_snapshots
 
 _WHAT = "erase users"
 _EXPIRE = "expire the snapshots with rows of erased users"
@@ -150,7 +151,7 @@ class Erasure:
         if snapshot is not None and snapshot.snapshot_id in expired:
             return None
         needless = named.everything() - named.everything(but=expired)
-        table.maintenance.expire_snapshots().by_ids(expired).commit()
+        expire_snapshots(table, expired)
         return tuple(expired), needless
 
     def _clean(self, table: Table, removal: Removal, needless: set[str]) -> set[str]:

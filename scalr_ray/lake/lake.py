@@ -50,6 +50,7 @@ from scalr_ray.lake.replacing import Removal, batch_of, replace_files
 from scalr_ray.lake.rows import Values, find_row
 from scalr_ray.lake.schemas import to_schema
 from scalr_ray.lake.staging import StagedFile, StagingArea
+from scalr_ray.lake.transactions import FrugalTransaction
 from scalr_ray.lake.upkeep import Upkeep
 
 
@@ -190,7 +191,7 @@ class SyntheticEventLake:
             return replace(found, already_published=True)
         files = self._publishable(table, batch_id)
         refuse_clock_behind(what, table)
-        with table.transaction() as transaction:
+        with FrugalTransaction(table) as transaction:
             transaction.add_files(
                 [self._staging.location(batch_id, file) for file in files],
                 snapshot_properties={PUBLISHED_PROPERTY: batch_id},

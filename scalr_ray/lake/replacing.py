@@ -15,6 +15,7 @@ from pyiceberg.table import Table
 from scalr_ray.lake.files import TableFiles
 from scalr_ray.lake.history import newest_snapshot
 from scalr_ray.lake.rows import Rewritten, Values, count_rows, rewrite_without, side_by_side
+from scalr_ray.lake.transactions import FrugalTransaction
 
 # Where the files lie that hold rows of several batches; no batch id begins like that.
 COMPACTED_FOLDER = "_compacted"
@@ -87,7 +88,7 @@ def replace_files(
         said: properties of the snapshot.
         notes: properties of the table that change with it.
     """
-    with table.transaction() as transaction:
+    with FrugalTransaction(table) as transaction:
         with transaction.update_snapshot(snapshot_properties=dict(said)).overwrite() as snapshot:
             # Looks into all manifests: without partitions, none can be left out.
             snapshot.delete_by_predicate(AlwaysTrue())

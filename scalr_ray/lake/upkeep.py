@@ -16,6 +16,7 @@ from scalr_ray.lake.commits import Committer
 from scalr_ray.lake.history import committed_at
 from scalr_ray.lake.named import NamedFiles
 from scalr_ray.lake.staging import StagingArea
+from scalr_ray.lake.transactions import expire_snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Upkeep:
                 if committed_at(snapshot) < cut and snapshot.snapshot_id not in kept
             ]
             if old:
-                table.maintenance.expire_snapshots().by_ids(old).commit()
+                expire_snapshots(table, old)
             return old
 
         return self.committer.commit("expire old snapshots", attempt)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from scalr_ray.jobs.lineage import Difference, Lineage
     from scalr_ray.jobs.recover import Repair
     from scalr_ray.jobs.retire import Retired
+    from scalr_ray.lake import CompactedFiles
 
 _WOULD = "Nothing was changed (--dry-run)."
 
@@ -70,6 +71,19 @@ def show_collected(session: Session, collected: Sequence[Collected], *, dry_run:
     _show(("", "would go" if dry_run else "gone", "bytes"), rows)
     if dry_run:
         click.echo(_WOULD)
+
+
+def show_compacted(session: Session, compacted: CompactedFiles | None) -> None:
+    """How many files there were and are."""
+    if _as_json(session, compacted):
+        return
+    if compacted is None:
+        click.echo("there are no small files to put together")
+        return
+    click.echo(
+        f"{compacted.files_before:,} files are {compacted.files_after:,} now, of "
+        f"{compacted.rows:,} rows; `scalr gc` removes the small ones once no snapshot needs them"
+    )
 
 
 def show_differences(session: Session, differences: Sequence[Difference]) -> None:

@@ -9,6 +9,7 @@ import click
 from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.cli.shown import (
     show_collected,
+    show_compacted,
     show_differences,
     show_erased,
     show_lineage,
@@ -84,6 +85,14 @@ def gc(session: Session, dry_run: bool) -> None:  # noqa: FBT001 - click passes 
 
 
 @click.command()
+@pass_session
+def compact(session: Session) -> None:
+    """Put few files in the place of the small ones of many batches, for readers."""
+    with session.open() as scalr:
+        show_compacted(session, scalr.compact())
+
+
+@click.command()
 @click.argument("event_id")
 @pass_session
 def lineage(session: Session, event_id: str) -> None:
@@ -113,4 +122,4 @@ def runs_diff(session: Session, first: str, second: str) -> None:
         show_differences(session, scalr.runs_diff(first, second))
 
 
-VERBS = (recover, retire, erase, gc, lineage, runs)
+VERBS = (recover, retire, erase, compact, gc, lineage, runs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from scalr_ray.core.errors import DataError
@@ -17,6 +18,7 @@ from scalr_ray.jobs.lineage import Difference, Lineage
 from scalr_ray.jobs.recover import Repair
 from scalr_ray.jobs.retire import Retired
 from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.lake import CompactedFiles
 
 
 class Upkeep:
@@ -53,6 +55,18 @@ class Upkeep:
     def gc(self, *, dry_run: bool = False) -> list[Collected]:
         """Remove old snapshots, orphan files and unfinished work, as `retention` says."""
         return collecting.collect(self._workspace, dry_run=dry_run)
+
+    def compact(self) -> CompactedFiles | None:
+        """Put few files in the place of the small ones of many batches; None if there are not.
+
+        Rows, batches and snapshots stay as they are; `gc` removes the small files later.
+        """
+        with self._workspace.run("compact") as run:
+            with self._workspace.progress.stage("Put small files together"):
+                compacted = self._workspace.lake.compact()
+            if compacted is not None:
+                run.metrics.update(asdict(compacted))
+        return compacted
 
     def lineage(self, event_id: str) -> Lineage:
         """Walk back from a synthetic event to what was observed."""

@@ -233,7 +233,7 @@ def draw_bucket(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:
 def _blocks(plan: pa.Table, *, rows_each: int) -> Iterator[pa.Table]:
     """The plan in blocks of a bounded number of users, of rows to draw and of events to look at."""
     slots = plan["slots"].to_numpy() * rows_each
-    events = sum(pc.list_value_length(plan[name]).to_numpy() for name in ("source", "own"))
+    events = sum(pc.list_value_length(plan[name]).to_numpy() for name in ("source", "own", "taken"))
     cost = 1 / _BLOCK_USERS + slots / _BLOCK_ROWS + events / _BLOCK_EVENTS
     block = np.floor(np.cumsum(cost))
     starts = [0, *(np.flatnonzero(np.diff(block)) + 1).tolist()]
@@ -243,12 +243,15 @@ def _blocks(plan: pa.Table, *, rows_each: int) -> Iterator[pa.Table]:
 
 
 def _with_taken(plan: pa.Table, taken: pa.Table, translator: Translator) -> pa.Table:
-    """The plan with the items that have been proposed to each user before."""
+    """The plan with the items that have been proposed to each user before, beside those there."""
     row = pc.index_in(taken["user_id"], plan["user_id"].combine_chunks())
-    item = translator.target_items.codes(taken["item_id"])
     row = pc.fill_null(row, -1).to_numpy()
+    item = translator.target_items.codes(taken["item_id"])
     matters = (row >= 0) & (item >= 0)
-    pairs = np.unique(np.stack([row[matters], item[matters]]), axis=1)
+    there = plan["taken"].combine_chunks()
+    rows = np.repeat(np.arange(plan.num_rows), np.diff(there.offsets.to_numpy()))
+    both = np.append(rows, row[matters]), np.append(there.flatten().to_numpy(), item[matters])
+    pairs = np.unique(np.stack(both), axis=1)
     ends = np.cumsum(np.bincount(pairs[0], minlength=plan.num_rows))
     lists = pa.LargeListArray.from_arrays(
         pa.array(np.append(0, ends), pa.int64()), pa.array(pairs[1], pa.int64())

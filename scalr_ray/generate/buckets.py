@@ -1,8 +1,12 @@
 """Users in buckets on disk: everything known of a user lies in one bucket, of a size a task bears.
 
 ```
-events of a side, as of T ─► the newest of each user ─► sorted by bucket ─► <folder>/<side>/part-*
+events of a side, as of T ─► sorted by bucket ─► <folder>/<side>/part-*
+source events: the newest of each user
 ```
+
+What a user owns or has been proposed is never forgotten, however much it is: of the sides `target`
+and `taken` a user with very many events loses repeats of the same item only.
 
 A bucket is a hash of the user id. On one machine a side is one DuckDB statement, which spills; on a
 cluster Ray shuffles the rows, and the tasks run the same statement on what they get. The files of a
@@ -47,7 +51,7 @@ class BucketRules:
         as_of: the events are those visible as of it.
         source_domains: events of other domains are left out.
         target_domain: the same.
-        history_events: how many events of a user and domain are kept, the newest to appear.
+        history_events: how many source events of a user and domain are kept, the newest to appear.
         users_per_bucket: about so many users share a bucket.
         rows_per_bucket: and at most about so many source events.
     """
@@ -96,7 +100,8 @@ class Side:
         """Write the relation `events` to one file, sorted by bucket.
 
         Returns:
-            How many events were left out because their user has `history_events` newer ones.
+            How many events were left out because their user has `history_events` newer ones, none
+            but of the source side.
         """
         session.execute(f"CREATE OR REPLACE TEMP VIEW wanted AS {self._wanted_sql(events)}")
         left_out = self._set_heavy_apart(session)
@@ -107,11 +112,16 @@ COPY (
   SELECT {columns}, (hash(user_id) % {self.buckets})::BIGINT AS bucket FROM (
     SELECT {columns} FROM wanted ANTI JOIN heavy USING (user_id)
     UNION ALL
-    SELECT {columns} FROM heavy_rows WHERE place <= {self.rules.history_events}
+    SELECT {columns} FROM heavy_rows WHERE {self._stays}
   )
   ORDER BY bucket
 ) TO {quote_text(str(path))} ({how})""")
         return left_out
+
+    @property
+    def _stays(self) -> str:
+        """Which of the `heavy_rows` are kept."""
+        return f"place <= {self.rules.history_events}" if self.name == SOURCE else "true"
 
     def _wanted_sql(self, events: str) -> str:
         ids = self.rules.ids
@@ -132,7 +142,10 @@ COPY (
         ).to_arrow_table()
 
     def _set_heavy_apart(self, session: duckdb.DuckDBPyConnection) -> int:
-        """Make `heavy`, users with many events, and `heavy_rows`, their first ones by age."""
+        """Make `heavy`, users with many events, and `heavy_rows`: what is no repeat, by age.
+
+        Only the last version of an event counts, or a repeat of one that was corrected would go.
+        """
         most = self.rules.history_events
         session.execute(
             "CREATE OR REPLACE TEMP TABLE heavy AS SELECT DISTINCT user_id FROM ("
@@ -145,11 +158,15 @@ SELECT *, row_number() OVER (
   PARTITION BY user_id, domain ORDER BY {appear} DESC, {EVENT_TIMESTAMP} DESC, event_id DESC
 ) AS place
 FROM (
-  FROM wanted SEMI JOIN heavy USING (user_id)
+  FROM (
+    FROM wanted SEMI JOIN heavy USING (user_id)
+    QUALIFY row_number() OVER (
+      PARTITION BY user_id, event_id ORDER BY {EVENT_TIMESTAMP} DESC, {AVAILABLE_AT} DESC) = 1
+  )
   QUALIFY row_number() OVER (
     PARTITION BY user_id, domain, item_id, event_type ORDER BY {EVENT_TIMESTAMP}, event_id) = 1
 )""")
-        found = session.sql(f"SELECT count(*) FROM heavy_rows WHERE place > {most}").fetchone()
+        found = session.sql(f"SELECT count(*) FROM heavy_rows WHERE NOT ({self._stays})").fetchone()
         assert found is not None
         return int(found[0])
 

@@ -40,7 +40,8 @@ class PlanRules:
         decay_events: of `history_weight`.
         thin: share of everybody's events that is drawn, to keep a budget; fractions of an event
             are decided by a coin keyed by the user.
-        history_events: how many events of a user and domain are looked at, the newest to appear.
+        history_events: how many events of a user and domain speak or trigger, the newest to appear;
+            what a user owns is never drawn, however long ago.
         seed: of the coins.
         since: source domain -> microseconds since 1970; only its events that appear later trigger
             anything. Events of a domain that is not named all do, and with None all of all domains.
@@ -115,11 +116,12 @@ def plan_users(
 
     Returns:
         One row per user, in order of id: `user_id`, `user_key` (uint64), `slots` (int64, at least
-        1), `weight` (float64), `group` (int64, 0), `taken` (no item), and `source`, never empty and
-        never without a `fresh` event, and `own`: lists of events in order of appearance, each with
-        `item` (code), `time` (microseconds), `type` (code), `value` and `event_id`. With `features`
-        a struct of what is served of the user. The schema carries a fingerprint of the item
-        vocabularies, because codes mean nothing under other ones.
+        1), `weight` (float64), `group` (int64, 0), `taken` (item codes that are not drawn, beside
+        those in `own`), and `source`, never empty and never without a `fresh` event, and `own`:
+        lists of events in order of appearance, each with `item` (code), `time` (microseconds),
+        `type` (code), `value` and `event_id`. With `features` a struct of what is served of the
+        user. The schema carries a fingerprint of the item vocabularies, because codes mean nothing
+        under other ones.
     """
     coding = coding or Coding(
         source_items=events.source_items,
@@ -174,20 +176,22 @@ class _Histories:
     Attributes:
         source: source events.
         fresh: (N,) which of them may trigger something.
-        own: target events on items that the plan has a code for.
+        own: target events on items that the plan has a code for, the newest of each user.
+        older: the other ones.
         own_events: (U,) number of distinct target items, of those without a code too.
     """
 
     source: CodedEvents
     fresh: NDArray[np.bool_]
     own: CodedEvents
+    older: CodedEvents
     own_events: NDArray[np.int64]
 
     @classmethod
     def of(cls, events: TrainingEvents, rules: PlanRules, coding: Coding) -> Self:
         seen = events.as_of(rules.as_of)
         own = seen.target_log.firsts_by_type()
-        own = own.where(_are_newest(own, np.zeros(len(own), np.int64), rules.history_events))
+        newest = _are_newest(own, np.zeros(len(own), np.int64), rules.history_events)
         # All target history counts, also that on items the translator has never seen.
         own_events = np.bincount(own.firsts().users, minlength=len(events.users))
         own = replace(own, items=coding.target_items.codes(events.target_items.ids)[own.items])
@@ -205,7 +209,8 @@ class _Histories:
         return cls(
             source=replace(source, items=item).where(keep),
             fresh=fresh[keep],
-            own=own.where(own.items >= 0),
+            own=own.where(newest & (own.items >= 0)),
+            older=own.where(~newest & (own.items >= 0)),
             own_events=own_events,
         )
 
@@ -224,7 +229,8 @@ def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
     slots = _slots(histories.own_events, histories.share_fresh(), user_key, rules)
     chosen = np.flatnonzero((slots > 0) & (weight > _LEAST_WEIGHT))
     types = coding.event_types.codes(events.event_types.ids)
-    nothing = pa.array(np.zeros(len(chosen) + 1, np.int64)), pa.array([], pa.int64())
+    order, offsets = histories.older.by_user(chosen, users)
+    older = pa.array(offsets, pa.int64()), pa.array(histories.older.items[order], pa.int64())
     return pa.table(
         {
             "user_id": events.users.ids.take(pa.array(chosen)),
@@ -232,7 +238,7 @@ def _plan(events: TrainingEvents, rules: PlanRules, coding: Coding) -> pa.Table:
             "slots": pa.array(slots[chosen], pa.int64()),
             "weight": pa.array(weight[chosen], pa.float64()),
             "group": pa.array(np.zeros(len(chosen), dtype=np.int64)),
-            "taken": pa.LargeListArray.from_arrays(*nothing),
+            "taken": pa.LargeListArray.from_arrays(*older),
             "source": _lists(histories.source, types, chosen, users, fresh=histories.fresh),
             "own": _lists(histories.own, types, chosen, users),
         }

@@ -122,6 +122,32 @@ def test_repeats_do_not_take_the_place_of_what_they_repeat(tmp_path):
     assert made.counts.left_out == 1 + 100  # and of each other user one of three
 
 
+def pairs(table):
+    return set(zip(table["user_id"].to_pylist(), table["item_id"].to_pylist(), strict=True))
+
+
+def test_what_a_user_owns_or_was_proposed_is_kept_however_old(tmp_path):
+    owned = event_table([("bot", f"o{at % 50}", at) for at in range(1, 49)], "music", "o")
+    proposed = event_table([("bot", f"p{at % 30}", at / 10) for at in range(300)], "music", "p")
+    made = make(tmp_path, target=owned, taken=proposed, history_events=4)
+    assert pairs(read_all(made, TARGET)) == pairs(owned)
+    assert pairs(read_all(made, TAKEN)) == pairs(proposed)
+    assert read_all(made, TAKEN).num_rows == 30  # repeats are not kept
+    assert made.counts.left_out == 0
+
+
+def test_an_item_whose_first_event_was_corrected_away_is_still_owned(tmp_path):
+    rows = [("bot", "mine", 1, 1), ("bot", "mine", 5, 5), ("bot", "other", 2, 9)]
+    rows += [("bot", f"i{at}", 6, 6) for at in range(5)]
+    bot = event_table(rows, "music", "o")
+    # The first is recorded again, as one of another item.
+    names = ["again", "o-00001", "again", *bot["event_id"].to_pylist()[3:]]
+    bot = bot.set_column(0, bot.schema.field(0), pa.array(names))
+    made = make(tmp_path, target=bot, history_events=3)
+    kept = pairs(read_all(made, TARGET))
+    assert {item for _, item in kept} == {"mine", "other", *(f"i{at}" for at in range(5))}
+
+
 def test_integer_ids_meet_whatever_their_width(tmp_path):
     def narrow(table, kind):
         digits = pc.utf8_slice_codeunits(table["user_id"], 1).cast(kind)

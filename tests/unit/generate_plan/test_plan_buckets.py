@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -16,7 +17,7 @@ from scalr_ray.core.events import event_schema
 from scalr_ray.core.keyed import id_keys
 from scalr_ray.generate.bucketing import bucket_events
 from scalr_ray.generate.buckets import SOURCE, TARGET, BucketRules
-from scalr_ray.generate.plan import Coding, PlanRules, plan_bucket, plan_users
+from scalr_ray.generate.plan import Coding, PlanRules, history_weight, plan_bucket, plan_users
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import Vocabulary
 
@@ -167,6 +168,23 @@ def _visible(source, domain):
         and row["available_at"] <= moment(CUT)
         for row in source.to_pylist()
     )
+
+
+@given(worlds(), rules_of())
+def test_what_a_user_owns_is_never_drawn_however_little_is_looked_at(world, rules):
+    events = TrainingEvents.of(*world)
+    items = events.target_items.ids.to_pylist()
+    owned = {}
+    for row in world[1].to_pylist():
+        if row["event_timestamp"] < moment(CUT) and row["available_at"] <= moment(CUT):
+            owned.setdefault(row["user_id"], set()).add(row["item_id"])
+    for row in plan_users(events, rules).to_pylist():
+        kept = [event["item"] for event in row["own"]]
+        assert len(kept) <= rules.history_events
+        assert {items[code] for code in kept + row["taken"]} == owned.get(row["user_id"], set())
+        assert row["weight"] == history_weight(
+            np.array([len(owned.get(row["user_id"], set()))]), rules.decay_events
+        )
 
 
 @given(worlds(), rules_of())

@@ -39,6 +39,8 @@ class Observed:
         target: visible target events.
         item_ids: (I,) the target catalogue.
         prior: (I,) its time-aware popularity.
+        published: `user_id` and `item_id` of the synthetic events that the batch adds to; None
+            where it is not one that adds, and may repeat them.
     """
 
     as_of: datetime
@@ -46,6 +48,7 @@ class Observed:
     target: pa.Table
     item_ids: pa.Array
     prior: NDArray[np.float64]
+    published: pa.Table | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,13 @@ class _RowRule:
     name: str
     rule: str
     count: str
+
+
+_NOT_PUBLISHED = _RowRule(
+    name="not_published",
+    rule="no pair of user and item was already published",
+    count="SELECT count(*) FROM batch SEMI JOIN published USING (user_id, item_id)",
+)
 
 
 def audit(
@@ -88,7 +98,11 @@ def audit(
             return [filled]
         session.register("source", observed.source)
         session.register("target", observed.target)
-        rows = [_count(session, rule) for rule in _rules(batch_id, observed.as_of)]
+        rules = _rules(batch_id, observed.as_of)
+        if observed.published is not None:
+            session.register("published", observed.published)
+            rules.append(_NOT_PUBLISHED)
+        rows = [_count(session, rule) for rule in rules]
         drift = _drift(_events_by_item(session), observed, max_psi)
         mass = _mass(_mass_of_events(session) + published_mass, observed, max_mass_frac)
     told = [] if refinement is None else [_discriminator(refinement)]

@@ -257,7 +257,7 @@ def _draw_and_refine(
         staged=work / "staged",
         refused=workspace.layout.rejected / batch.batch_id,
     )
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"adds": batch.since is not None}
     if task.index is not None:
         with progress.stage("Hold the index of items against a look at all"):
             report["index_recall"] = _recall(task, task.index)

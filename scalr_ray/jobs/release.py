@@ -138,16 +138,19 @@ def retire_replaced(workspace: Workspace, batch_id: str) -> None:
 
 def published_mass(workspace: Workspace, batch: BatchRecord) -> float:
     """The sum of the weights of the events that are published as of a batch's time and stay."""
+    rows = _beside(workspace, batch, ("label", "sample_weight"))
+    weights = rows["sample_weight"].filter(pc.greater(rows["label"], 0.0))
+    return float(pc.sum(weights).as_py() or 0.0)
+
+
+def _beside(workspace: Workspace, batch: BatchRecord, columns: tuple[str, ...]) -> pa.Table:
+    """The events that are published as of a batch's time, and will be beside its own."""
     apart = {batch.batch_id}
     apart |= {other.batch_id for other in workspace.ledger.replaced_by(batch.batch_id)}
     beside = sorted(set(workspace.lake.published_batches()) - apart)
     if not beside:
-        return 0.0
-    rows = workspace.lake.read(
-        as_of=batch.as_of, batch_ids=beside, columns=("label", "sample_weight")
-    )
-    weights = rows["sample_weight"].filter(pc.greater(rows["label"], 0.0))
-    return float(pc.sum(weights).as_py() or 0.0)
+        return workspace.schema.empty_table().select(list(columns))
+    return workspace.lake.read(as_of=batch.as_of, batch_ids=beside, columns=columns)
 
 
 def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) -> BatchRecord:
@@ -173,12 +176,14 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:
     settings = workspace.config.gate
     model = load_translator(Path(translator.path))
+    adds = workspace.ledger.run(batch.run_id).metrics.get("adds", False)
     observed = Observed(
         as_of=batch.as_of,
         source=workspace.source_events(batch.as_of),
         target=workspace.target_events(batch.as_of),
         item_ids=model.target_items.ids,
         prior=np.exp(model.log_prior.astype(np.float64)),
+        published=_beside(workspace, batch, ("user_id", "item_id")) if adds else None,
     )
     staged = (
         workspace.lake.read_staged(batch.batch_id) if batch.rows else workspace.schema.empty_table()

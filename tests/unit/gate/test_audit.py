@@ -106,6 +106,31 @@ def changed(position=0, **values):
     return pa.Table.from_pylist(rows, schema=loose)
 
 
+@pytest.mark.parametrize(("known", "repeats"), [(0, 0), (3, 3)])
+def test_what_is_published_already_may_not_be_added_again(known, repeats):
+    published = pa.concat_tables(
+        [
+            BATCH.select(["user_id", "item_id"]).slice(0, known),
+            pa.table({"user_id": ["somebody"], "item_id": ["else"]}).cast(
+                BATCH.select(["user_id", "item_id"]).schema
+            ),
+        ]
+    )
+    checks = {
+        answer.name: answer
+        for answer in audit(
+            BATCH,
+            replace(OBSERVED, published=published),
+            batch_id="batch-1",
+            max_psi=9.0,
+            max_mass_frac=9.0,
+        )
+    }
+    assert checks["not_published"].value == repeats
+    assert checks["not_published"].passed == (repeats == 0)
+    assert "not_published" not in check(BATCH)
+
+
 def failing(checks):
     return [name for name, answer in checks.items() if not answer.passed]
 

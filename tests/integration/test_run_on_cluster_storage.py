@@ -1,4 +1,4 @@
-"""The whole path with PostgreSQL below registry, ledger and catalog, S3 below the table; and Ray."""
+"""The whole path with PostgreSQL below registry, ledger and catalog, and S3 below the table."""
 
 from __future__ import annotations
 

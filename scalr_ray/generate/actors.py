@@ -25,6 +25,7 @@ from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.generate.appearing import appearing, parquet_rows
 from scalr_ray.generate.buckets import ABOUT, SOURCE, TAKEN, TARGET, Buckets
 from scalr_ray.generate.catalogue import Catalogue
+from scalr_ray.generate.disk import full_disk_told
 from scalr_ray.generate.kernel.block import DrawSettings
 from scalr_ray.generate.kernel.draw import EVENT_TYPE, draw_events
 from scalr_ray.generate.plan import Coding, PlanRules, plan_bucket
@@ -206,7 +207,16 @@ def _move_to_gpu(translator: Translator) -> None:
 
 
 def draw_bucket(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:
-    """Draw for the users of a bucket and write the rows; what was counted."""
+    """Draw for the users of a bucket and write the rows; what was counted.
+
+    Raises:
+        RetryLater: the disk is full.
+    """
+    with full_disk_told("the events drawn"):
+        return _draw_and_write(task, folder, bucket)
+
+
+def _draw_and_write(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCounts:
     found = task.plan(bucket)
     drawn_rows, refused = 0, Counter[str]()
     with (

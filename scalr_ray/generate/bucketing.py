@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from scalr_ray.core.duck import quote_text
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, TooLittleData
 from scalr_ray.core.events import SYNTHETIC_PREFIX
 from scalr_ray.generate.buckets import (
     ABOUT,
+    BUCKETS_WRITTEN,
     SOURCE,
     TAKEN,
     TARGET,
@@ -31,7 +32,7 @@ from scalr_ray.generate.buckets import (
     Side,
     group_rows,
 )
-from scalr_ray.generate.disk import refuse_full_disk
+from scalr_ray.generate.disk import full_disk_told, refuse_full_disk
 from scalr_ray.offline_store.event_stream import EventStream, query
 from scalr_ray.offline_store.limits import Limits, open_duck
 
@@ -67,7 +68,7 @@ def bucket_events(
     Raises:
         DataError: a source domain has no events, or some event is synthetic.
         UsageError: the disk is too small, or DuckDB's memory limit is.
-        RetryLater: the cluster gave up.
+        RetryLater: the cluster gave up, or the disk is full after all.
     """
     if (found := Buckets.found(folder)) is not None:
         return found
@@ -90,11 +91,13 @@ def bucket_events(
         side = Side(name=name, rules=rules, buckets=buckets, group_rows=group_rows(size, buckets))
         left_out += _lay_down(stream, side, folder / name)
     counts = BucketCounts(buckets=buckets, users=users, source_events=rows, left_out=left_out)
-    if about is not None:
-        _ask(Buckets(folder=folder, counts=counts), about)
     made = Buckets(folder=folder, counts=counts)
-    made.close()
-    return made
+    with full_disk_told(BUCKETS_WRITTEN):
+        if about is not None:
+            _ask(made, about)
+        made.close()
+    # What was read of its files before they were complete is not kept.
+    return Buckets(folder=folder, counts=counts)
 
 
 def _source_rows(source: EventStream, rules: BucketRules) -> int:
@@ -102,7 +105,7 @@ def _source_rows(source: EventStream, rules: BucketRules) -> int:
     found = _organic_rows(source)
     if missing := sorted(set(rules.source_domains) - found.keys()):
         there = ", ".join(sorted(found)) or "none"
-        raise DataError(
+        raise TooLittleData(
             f"{source.name} has no events of source domain {missing[0]!r} as of {rules.as_of}; "
             f"the domains that are there: {there}; correct domains.source or import them"
         )

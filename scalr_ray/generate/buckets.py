@@ -32,9 +32,11 @@ from scalr_ray.core.clock import time_literal
 from scalr_ray.core.config import IdTypes
 from scalr_ray.core.duck import quote_name, quote_text
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_COLUMNS, EVENT_TIMESTAMP, IdType, event_schema
+from scalr_ray.generate.disk import full_disk_told
 
 SOURCE, TARGET, TAKEN, ABOUT = "source", "target", "taken", "about"
 SIDES = (SOURCE, TARGET, TAKEN)
+BUCKETS_WRITTEN = "the events of the users, in buckets,"
 
 # An event of the very last microsecond before the cut leaves no time for one that follows it.
 _LAST = timedelta(microseconds=1)
@@ -102,12 +104,16 @@ class Side:
         Returns:
             How many events were left out because their user has `history_events` newer ones, none
             but of the source side.
+
+        Raises:
+            RetryLater: the disk is full.
         """
-        session.execute(f"CREATE OR REPLACE TEMP VIEW wanted AS {self._wanted_sql(events)}")
-        left_out = self._set_heavy_apart(session)
-        columns = ", ".join(map(quote_name, EVENT_COLUMNS))
-        how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {self.group_rows}"
-        session.execute(f"""
+        with full_disk_told(BUCKETS_WRITTEN):
+            session.execute(f"CREATE OR REPLACE TEMP VIEW wanted AS {self._wanted_sql(events)}")
+            left_out = self._set_heavy_apart(session)
+            columns = ", ".join(map(quote_name, EVENT_COLUMNS))
+            how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {self.group_rows}"
+            session.execute(f"""
 COPY (
   SELECT {columns}, (hash(user_id) % {self.buckets})::BIGINT AS bucket FROM (
     SELECT {columns} FROM wanted ANTI JOIN heavy USING (user_id)

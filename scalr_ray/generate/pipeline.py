@@ -33,7 +33,7 @@ from ray.data import ActorPoolStrategy
 from scalr_ray.generate import spread
 from scalr_ray.generate.actors import USER_CAP, DrawCounts, Drawer, DrawFolder, DrawTask
 from scalr_ray.generate.appearing import parquet_rows
-from scalr_ray.generate.disk import refuse_full_disk
+from scalr_ray.generate.disk import full_disk_told, refuse_full_disk
 from scalr_ray.generate.kernel.block import refuse_later_translator
 from scalr_ray.generate.refining.refinement import Refinement, refine
 
@@ -150,7 +150,8 @@ def draw_batch(
         LeakageError: the translator was trained after the generation time.
         DataError: the translator's scores are no numbers, or the catalogue is not of its items.
         UsageError: a disk is too small.
-        RetryLater: workers died again and again at the same bucket, or the cluster gave up.
+        RetryLater: workers died again and again at the same bucket, the cluster gave up, or the
+            disk is full after all.
     """
     refuse_later_translator(task.translator, task.settings)
     folder = DrawFolder(folder=work)
@@ -306,7 +307,18 @@ def _refine(
 def refine_bucket(
     bucket: int, folder: DrawFolder, refinement: Refinement, schema: pa.Schema, to: Destination
 ) -> pa.Table:
-    """Refine the rows of a bucket and write them; one row of counts, `refused` by reason."""
+    """Refine the rows of a bucket and write them; one row of counts, `refused` by reason.
+
+    Raises:
+        RetryLater: the disk is full.
+    """
+    with full_disk_told("the events of the batch"):
+        return _refine_and_write(bucket, folder, refinement, schema, to)
+
+
+def _refine_and_write(
+    bucket: int, folder: DrawFolder, refinement: Refinement, schema: pa.Schema, to: Destination
+) -> pa.Table:
     name = folder.drawn(bucket).name
     users: set[object] = set()
     events, reasons = 0, Counter[str]()

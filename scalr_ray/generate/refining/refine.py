@@ -20,6 +20,7 @@ from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import duck
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import stream_seed
+from scalr_ray.generate.disk import full_disk_told
 from scalr_ray.generate.refining.align import (
     AlignmentReport,
     ItemCaps,
@@ -115,8 +116,9 @@ def fit_refinement(
 
     Raises:
         DataError: alignment goes by a feature of which `observed` has no values.
+        RetryLater: the disk for temporary files is full.
     """
-    with duck() as session:
+    with full_disk_told("temporary files of DuckDB"), duck() as session:
         _expose(session, drawn)
         rows = _rows_by_item(session, len(observed.prior))
         keep, alignment = _alignment(observed, settings, rows)

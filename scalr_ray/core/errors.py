@@ -5,6 +5,7 @@ ScalrError                    exit 1   a bug, or a failure nobody foresaw
 ├── UsageError                exit 2   the user can mend it: configuration, input, order of commands
 │   ├── ConfigError                    scalr.yaml or an override is wrong
 │   └── DataError                      a file, a column, a row or a domain is wrong
+│       └── TooLittleData              nothing is wrong, but there is not enough of it yet
 ├── LeakageError              exit 1   a row that could not have been known was about to be used
 ├── TrainingDiverged          exit 1   the loss is no longer finite; the last good epoch is kept
 ├── GateRefused               exit 3   the gate found a batch unfit to publish
@@ -54,6 +55,12 @@ class DataError(UsageError):
     """An input file, column, row or domain is wrong; nothing has been written."""
 
     code = "data"
+
+
+class TooLittleData(DataError):
+    """The events that are there as of a time are sound, and too few; later there may be enough."""
+
+    code = "too_little_data"
 
 
 class LeakageError(ScalrError):

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.compute as pc
 
-from scalr_ray.core.errors import DataError, GateRefused, UsageError
+from scalr_ray.core.errors import GateRefused, TooLittleData, UsageError
 from scalr_ray.jobs.generate import generate
 from scalr_ray.jobs.increment import NOTHING_CAME, generate_since
 from scalr_ray.jobs.news import count_news, published_as_of, watermarks
@@ -94,6 +94,7 @@ def backfill(
 
     Raises:
         UsageError: `start` is not before `end`, `end` lies in the future, or there are no events.
+        ScalrError: whatever else goes wrong at an origin ends the backfill; call it again to go on.
     """
     _refuse_window(workspace, start, end)
     told = []
@@ -134,7 +135,7 @@ def _fill(workspace: Workspace, moment: datetime) -> Origin:
         return Origin(as_of=moment, verdict=NOTHING_NEW)
     try:
         translator = _translator(workspace, moment)
-    except DataError as error:
+    except TooLittleData as error:
         return Origin(as_of=moment, verdict=f"too little data: {error.message}")
     return _publish(workspace, moment, translator, since)
 
@@ -153,7 +154,7 @@ def _publish(
             batch = generate(workspace, translator=translator.version).record
     except GateRefused:
         return _told(workspace, _refused(workspace, moment, translator))
-    except DataError as error:
+    except TooLittleData as error:
         verdict = f"too little data: {error.message}"
         return Origin(as_of=moment, translator=translator.version, verdict=verdict)
     if batch is None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.translator.encode import Vocabulary, incidence, source_keys
 from scalr_ray.translator.histories import EventLists, FeaturesAsOf, Users
 
@@ -156,12 +156,12 @@ class TrainingEvents:
         """
         for name, table in (("source", source), ("target", target)):
             if table.num_rows == 0:
-                raise DataError(
+                raise TooLittleData(
                     f"there are no {name} events before the cut; import some, or move the cut later"
                 )
         coded = cls.coded(source, target)
         if not np.intersect1d(coded.source_log.users, coded.target_log.users).size:
-            raise DataError(
+            raise TooLittleData(
                 "no user has events in both domains before the cut; a translator cannot be trained"
             )
         return coded

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.events import TrainingEvents
 from scalr_ray.translator.encode import incidence
@@ -95,7 +95,7 @@ def validation_window(
     later = later.where(known_items[later.items] & has_history[later.users])
     codes = np.unique(later.users)
     if len(codes) < _MIN_USERS:
-        raise DataError(
+        raise TooLittleData(
             f"only {len(codes)} users have source events before {start:%Y-%m-%d} and target events "
             f"from then on; at least {_MIN_USERS} are needed: move the cuts or import more events"
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.translator.prior_mix import MIN_ALL_TIME, PriorMix, check_windows
 
 _TOLERANCE_NATS = 1e-7
@@ -61,7 +61,7 @@ def fit_prior_mix(
     weight = np.ones(shares.shape[1]) if mass is None else mass.astype(np.float64)
     known = (shares.max(axis=0, initial=0.0) > 0) & (weight > 0)
     if not known.any():
-        raise DataError(
+        raise TooLittleData(
             "no outcome of the validation window is on an item that was seen before it; move the "
             "cuts or import more events"
         )

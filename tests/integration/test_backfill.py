@@ -17,7 +17,7 @@ from scheduled_runs import DAY, SETTINGS, make_repo, middle_of, mixed_rows, smal
 
 from scalr_ray import Scalr
 from scalr_ray.cli.main import main
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.jobs.backfill import NOTHING_NEW, Origin
 from scalr_ray.offline_store.cluster import ray_session
 
@@ -184,7 +184,7 @@ def test_a_refused_origin_is_told_and_does_not_end_the_run(tmp_path):
     assert verbs(repo).count("train") == trained
 
 
-def scalr(repo: Path, *arguments: str) -> tuple[int, str, str]:
+def scalr_command(repo: Path, *arguments: str) -> tuple[int, str, str]:
     options = [f"--set={setting}" for setting in SETTINGS]
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err):
@@ -195,7 +195,7 @@ def scalr(repo: Path, *arguments: str) -> tuple[int, str, str]:
 def test_origins_with_too_little_data_are_told(in_one_go):
     first = pc.min(LOG["event_timestamp"]).as_py()
     start, end = ((first - before * DAY).isoformat() for before in (40, 10))
-    code, out, err = scalr(
+    code, out, err = scalr_command(
         in_one_go.repo, "backfill", "--from", start, "--to", end, "--every", "20d"
     )
     assert code == 3
@@ -203,8 +203,24 @@ def test_origins_with_too_little_data_are_told(in_one_go):
     assert "no origin has a published batch; the last: too little data" in err
 
 
+def test_what_is_broken_ends_the_run_and_is_not_called_too_little_data(tmp_path):
+    repo = make_repo(tmp_path, LOG)
+    with Scalr(repo, SETTINGS) as scalr:
+        folder = Path(scalr.train(FIRST).record.path)
+    for table in folder.glob("*.parquet"):
+        table.write_bytes(b"half a table")
+    code, out, err = scalr_command(
+        repo, "backfill", "--from", FIRST.isoformat(), "--to", ORIGINS[1].isoformat(),
+        "--every", "20d",
+    )  # fmt: skip
+    assert code == DataError.exit_code
+    assert "run `scalr train` again" in err
+    assert "too little data" not in out + err
+    assert verbs(repo).count("train") == 1
+
+
 def test_the_command_ends_with_a_table(in_one_go):
-    code, out, err = scalr(
+    code, out, err = scalr_command(
         in_one_go.repo, "backfill", "--from", FIRST.isoformat(), "--to", ORIGINS[-1].isoformat(),
         "--every", "480h",
     )  # fmt: skip

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, TooLittleData
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.translator.neural.batch import FEATURE_PREFIX, SOURCE_SIDE, TARGET_SIDE
 
@@ -72,7 +72,7 @@ def training_rows(
     """
     queries = training_queries(events, start=start, end=end)
     if queries.num_rows == 0:
-        raise DataError(
+        raise TooLittleData(
             f"there are no target events from {start:%Y-%m-%d} to {end:%Y-%m-%d} to learn from; "
             "move the cuts or import more events"
         )

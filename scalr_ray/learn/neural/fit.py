@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scalr_ray.core.clock import EPOCH, floor_day, from_micros, to_micros
 from scalr_ray.core.config import NeuralSettings
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.counts import delay_quantiles, first_appearances, first_sightings
 from scalr_ray.learn.events import TrainingEvents
@@ -148,7 +148,7 @@ def _choose(
     """
     unseen = np.flatnonzero(np.diff(window.users.own.offsets) == 0)
     if len(unseen) < _LEAST_UNSEEN:
-        raise DataError(
+        raise TooLittleData(
             f"only {len(unseen)} users of the validation window have no target history; at least "
             f"{_LEAST_UNSEEN} are needed to see whether anything transfers: import more events"
         )
@@ -338,5 +338,5 @@ def _inner_cut(events: TrainingEvents) -> datetime:
     """The day from which on the last share of the target events lies."""
     times = events.target.times
     if not len(times):
-        raise DataError("no target event lies before the validation cut; choose a later one")
+        raise TooLittleData("no target event lies before the validation cut; choose a later one")
     return floor_day(from_micros(int(np.quantile(times, 1.0 - _INNER_SHARE))))

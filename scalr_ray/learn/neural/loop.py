@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scalr_ray.core.errors import DataError, TrainingDiverged
+from scalr_ray.core.errors import TooLittleData, TrainingDiverged
 from scalr_ray.core.keyed import keyed_uniform, stream_seed
 from scalr_ray.learn.neural.peers import Alone, Peers
 from scalr_ray.translator.neural.batch import Batch, collate
@@ -245,7 +245,7 @@ def _epoch(
         step.peers.after_step(snapshot)
     loss, count = step.peers.total([state.loss, state.examples])
     if count == 0:
-        raise DataError(
+        raise TooLittleData(
             "there is no target event to learn from on an item that was known before; "
             "move the cuts or import more events"
         )

@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.translator.neural.batch import collate
 from scalr_ray.translator.neural.candidates import Candidates, Catalogue
@@ -136,7 +136,7 @@ def best_mean(totals: Sequence[float], count: float) -> float:
         DataError: no query counts.
     """
     if count == 0:
-        raise DataError(
+        raise TooLittleData(
             "no target event of the validation window is on an item that was known by then; "
             "move the cuts or import more events"
         )

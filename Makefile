@@ -63,6 +63,7 @@ test: install ## run all tests, two files at a time; ARGS="-k lake" narrows them
 
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare
+	$(BIN)/python -m pytest --quiet tests/contract/feast_ray_store.py
 
 bench: install ## speed: the as-of join beside others, training, generation; ARGS="--scale 0.1" makes it short
 	$(BIN)/python tests/bench/asof.py $(ARGS)

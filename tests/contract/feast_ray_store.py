@@ -1,4 +1,4 @@
-"""What the Ray store of Feast answers, held to what is declared; minutes, so `make compare` runs it.
+"""What the Ray store of Feast answers, held to what is declared: minutes, for `make compare`.
 
 It is a test that is asked for by name: it waits for what other projects do in processes of their
 own, which on a busy machine took longer than a test may.

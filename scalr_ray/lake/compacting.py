@@ -79,7 +79,7 @@ class Compaction:
         )
 
     def _together(self, group: Sequence[DataFile]) -> str:
-        """One file with the rows of several, ordered by user, so that few row groups hold one."""
+        """One file with the rows of several, batch after batch."""
         files = self.staging.files
         location = f"{self.staging.data}/{COMPACTED_FOLDER}/part-{uuid.uuid4().hex}.parquet"
 
@@ -87,7 +87,7 @@ class Compaction:
             with files.parquet(file.file_path) as parquet:
                 return to_schema(parquet.read(), self.staging.schema)
 
-        rows = pa.concat_tables(side_by_side(rows_of, group)).sort_by("user_id")
+        rows = pa.concat_tables(side_by_side(rows_of, group))
         with files.appearing(location) as path, RowsWriter(path, self.staging.schema) as writer:
             writer.write(rows)
         return location

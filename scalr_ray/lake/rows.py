@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 from scalr_ray.core.errors import DataError
 from scalr_ray.lake.files import TableFiles
 
-ROW_GROUP_ROWS = 128 * 1024
-_AT_ONCE = 8
+# Twice as large is 4 % smaller and 4 % faster to read, and takes 200 MB to write.
+ROW_GROUP_ROWS = 512 * 1024
+_AT_ONCE = 4
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -8,7 +8,8 @@ python tests/bench/lake.py --scale 0.1
 A SQLite catalog and a local warehouse in a temporary folder, `--folder` names another disk. Rows
 are drawn as generation writes them: `--rows-per-file` in a file, all events of a user in one. The
 times of publishing and erasing are of a single call, because it can be made once; those of reading
-are the median of `--repeats`, what is compared being read in turn.
+are the median of `--repeats`, what is compared being read in turn. Beside the time stands how long
+the process was on a CPU, which is what to look at where others use the machine as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -96,23 +98,39 @@ class Bench:
         lake.stage(batch_id, made)
         made.rmdir()
 
-    def in_turn(self, *work: Callable[[], object]) -> list[float]:
-        """The median seconds of each."""
-        taken: list[list[float]] = [[] for _ in work]
+    def in_turn(self, *work: Callable[[], object]) -> list[Taken]:
+        """What each takes, the medians."""
+        taken: list[list[Taken]] = [[] for _ in work]
         for _ in range(self.repeats):
             for place, call in enumerate(work):
-                taken[place].append(seconds(call))
-        return [statistics.median(times) for times in taken]
+                taken[place].append(measured(call))
+        return [
+            Taken(
+                statistics.median(once.wall_s for once in each),
+                statistics.median(once.cpu_s for once in each),
+            )
+            for each in taken
+        ]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+class Taken(NamedTuple):
+    """Seconds by the clock, and on a CPU."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def measured(work: Callable[[], object]) -> Taken:
+    started, on_cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return Taken(time.perf_counter() - started, time.process_time() - on_cpu)
 
 
-def show(what: str, told: str) -> None:
-    sys.stdout.write(f"{what:<58} {told}\n")
+def show(what: str, taken: Taken, than: Taken | None = None) -> None:
+    told = f"{what:<58} {taken.wall_s:8.2f} s {taken.cpu_s:8.2f} s"
+    if than is not None:
+        told += f"  {taken.wall_s / than.wall_s:.2f}x {taken.cpu_s / than.cpu_s:.2f}x"
+    sys.stdout.write(f"{told}\n")
     sys.stdout.flush()
 
 
@@ -121,15 +139,14 @@ def publish_and_erase(bench: Bench, sizes: list[int]) -> None:
         for rows in sizes:
             batch_id = f"b{rows}"
             bench.stage(lake, batch_id, rows)
-            taken = seconds(lambda name=batch_id: lake.publish(name))
-            show(f"publish {rows:,} staged rows", f"{taken:8.2f} s")
+            taken = measured(lambda name=batch_id: lake.publish(name))
+            show(f"publish {rows:,} staged rows", taken)
     with bench.open("erased") as lake:
         rows = sizes[-1]
         bench.stage(lake, "b1", rows)
         lake.publish("b1")
         leaver = user_id(rows // EVENTS_PER_USER // 2)
-        taken = seconds(lambda: lake.erase([leaver]))
-        show(f"erase one user of {rows:,} rows", f"{taken:8.2f} s")
+        show(f"erase one user of {rows:,} rows", measured(lambda: lake.erase([leaver])))
         left = rows - lake.published_batches()["b1"].rows
         assert left == EVENTS_PER_USER, f"{left} rows have gone"
 
@@ -143,8 +160,8 @@ def read_old(bench: Bench, rows: int) -> None:
             lake.publish(f"s{number}")
             lake.retire(f"s{number}")
         then, now = bench.in_turn(lambda: lake.read(snapshot_id=old), lake.read)
-        show(f"read {rows:,} rows: the newest snapshot", f"{now:8.2f} s")
-        show("the same rows as of the oldest, 40 commits ago", f"{then:8.2f} s  {then / now:.2f}x")
+        show(f"read {rows:,} rows: the newest snapshot", now)
+        show("the same rows as of the oldest, 40 commits ago", then, now)
 
 
 def compact(bench: Bench, batches: int) -> None:
@@ -157,17 +174,14 @@ def compact(bench: Bench, batches: int) -> None:
         for number in range(batches):
             name = f"s{number}"
             many.write_staged(name, drawn(name, number * SMALL_ROWS, SMALL_ROWS))
-        started = time.perf_counter()
-        for number in range(batches):
-            many.publish(f"s{number}")
-        taken = (time.perf_counter() - started) / batches
-        show(f"publish one of {batches:,} batches of {SMALL_ROWS:,} rows", f"{taken:8.3f} s")
-        reading = seconds(many.read)
-        show(f"read {batches:,} small batches before compaction", f"{reading:8.2f} s")
-        show("compact them", f"{seconds(many.compact):8.2f} s")
+        every = measured(lambda: [many.publish(f"s{number}") for number in range(batches)])
+        each = Taken(every.wall_s / batches, every.cpu_s / batches)
+        show(f"publish one of {batches:,} batches of {SMALL_ROWS:,} rows", each)
+        show(f"read {batches:,} small batches before compaction", measured(many.read))
+        show("compact them", measured(many.compact))
         after, whole = bench.in_turn(many.read, one.read)
-        show(f"read one batch of {rows:,} rows", f"{whole:8.2f} s")
-        show("read the small batches after compaction", f"{after:8.2f} s  {after / whole:.2f}x")
+        show(f"read one batch of {rows:,} rows", whole)
+        show("read the small batches after compaction", after, whole)
 
 
 def main() -> None:

@@ -194,11 +194,12 @@ def _evidence_of(
             translator,
             block.users.take(chunk),
             k=len(asked),
-            exponent=0.0,
+            exponent=1.0,
             barred=sparse.csr_matrix((len(chunk), len(allowed)), dtype=np.float32),
             allowed=allowed,
         )
-        table = np.empty((len(chunk), len(asked)), dtype=np.float32)
+        # What is not listed is what a user would never take.
+        table = np.full((len(chunk), len(asked)), -np.inf, dtype=np.float32)
         user, place = np.nonzero(listed.items >= 0)
         table[user, np.searchsorted(asked, listed.items[user, place])] = listed.evidence[
             user, place

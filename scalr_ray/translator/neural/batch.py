@@ -164,6 +164,11 @@ def collate(
     )
 
 
+def padded_lengths(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N,) to how many places rows of so many tokens are padded where none beside is longer."""
+    return np.asarray(-(-np.maximum(counts, 1) // _PAD_TO) * _PAD_TO)
+
+
 def _pad_tokens(
     *,
     rows: NDArray[np.int64],
@@ -175,8 +180,7 @@ def _pad_tokens(
     values: NDArray[np.float32],
 ) -> dict[str, Tensor]:
     """The token tensors of a batch, padded on the right."""
-    longest = int(np.diff(offsets).max(initial=1))
-    shape = (len(offsets) - 1, -(-longest // _PAD_TO) * _PAD_TO)
+    shape = (len(offsets) - 1, int(padded_lengths(np.diff(offsets)).max(initial=_PAD_TO)))
     places = (rows, np.arange(len(rows)) - offsets[:-1][rows])
     gaps = np.diff(times, prepend=times[:1])
     gaps[places[1] == 0] = 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - the name that PyTorch gives it
 
 from scalr_ray.translator.neural.features import FIRST_CODE, Column, FeatureSpec
+from scalr_ray.translator.neural.steady import SteadyLinear
 
 
 class FeatureNet(nn.Module):
@@ -26,7 +27,7 @@ class FeatureNet(nn.Module):
         super().__init__()
         self.names = [column.name for column in spec.columns]
         self.parts = nn.ModuleList(_part(column, width) for column in spec.columns)
-        self.mix = nn.Linear(width, width)
+        self.mix = SteadyLinear(width, width)
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """Encoded features of N rows to (N, D)."""
@@ -53,10 +54,10 @@ class _BagMean(nn.Module):
 def _part(column: Column, width: int) -> nn.Module:
     match column.kind:
         case "number" | "boolean":
-            return nn.Linear(2, width, bias=False)
+            return SteadyLinear(2, width, bias=False)
         case "category":
             return nn.Embedding(len(column.values) + FIRST_CODE, width)
         case "bag":
             return _BagMean(len(column.values) + FIRST_CODE, width)
         case "vector":
-            return nn.Linear(column.size + 1, width, bias=False)
+            return SteadyLinear(column.size + 1, width, bias=False)

@@ -16,6 +16,7 @@ from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.encoder import Encoder
 from scalr_ray.translator.neural.feature_net import FeatureNet
 from scalr_ray.translator.neural.features import FeatureSpec
+from scalr_ray.translator.neural.steady import SteadyLinear
 
 # Log gaps in days are interpolated between these knots: none, 1, 3, 7, 20, 55, 148, 400, 1100 days.
 _GAP_KNOTS = tuple(float(knot) for knot in range(9))
@@ -30,7 +31,7 @@ class GapEmbedding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("knots", torch.tensor(_GAP_KNOTS), persistent=False)
-        self.vectors = nn.Linear(len(_GAP_KNOTS), width, bias=False)
+        self.vectors = SteadyLinear(len(_GAP_KNOTS), width, bias=False)
 
     def forward(self, gaps: Tensor) -> Tensor:
         """(...) log(1 + days) to (..., D)."""
@@ -62,8 +63,8 @@ class TranslatorNet(nn.Module):
         self.encoder = Encoder(width, shape.heads, shape.layers, shape.dropout)
         self.empty = nn.Parameter(torch.zeros(width))
         self.query_gap = GapEmbedding(width)
-        self.query = nn.Linear(width, width, bias=False)
-        self.age = nn.Linear(width, len(AGE_DAYS) + 1)
+        self.query = SteadyLinear(width, width, bias=False)
+        self.age = SteadyLinear(width, len(AGE_DAYS) + 1)
         self.user_features = _feature_net(shape.user_features, width)
         self.item_features = _feature_net(shape.item_features, width)
         self.dropout = nn.Dropout(shape.dropout)

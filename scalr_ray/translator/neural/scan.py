@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from scalr_ray.translator.neural.best import Best, room, sampling
+from scalr_ray.translator.neural.steady import padded_rows
 
 _LOWEST = torch.finfo(torch.float32).min
 # Users and items of a block: 1 MB of scores stays in the cache of a core, 128 MB keep a GPU busy.
@@ -128,12 +129,23 @@ def users_at_once(items: int, k: int | None, device: torch.device) -> int:
 def scan(queries: Tensor, table: ItemTable, wanted: Wanted, barred: Barred) -> Found:
     """The items of largest log_prior + exponent * evidence for each user, and the sum of all.
 
+    On a CPU, what is found for a user is the same to the last bit whoever else is asked about.
+
     Args:
         queries: (U, W) of the users: query, what it makes of each age class, and 1.
         table: of the items.
         wanted: what is asked.
         barred: what is not listed for whom.
     """
+    users = len(queries)
+    found = _found(padded_rows(queries), table, wanted, barred)
+    return Found(
+        items=found.items[:users], evidence=found.evidence[:users], log_norm=found.log_norm[:users]
+    )
+
+
+def _found(queries: Tensor, table: ItemTable, wanted: Wanted, barred: Barred) -> Found:
+    """`scan`, of users that come by the number that `padded_rows` gives."""
     if wanted.k is None:
         # The score of exponent 1 holds the evidence as it is.
         wanted = replace(wanted, exponent=1.0)
@@ -144,10 +156,10 @@ def scan(queries: Tensor, table: ItemTable, wanted: Wanted, barred: Barred) -> F
     short = torch.nonzero((best.fill < wanted.k) & (least[:, 0] > -torch.inf))[:, 0]
     if len(short):
         # The sample promised more than there is: rare, but where many scores are equal.
-        unknown = torch.full_like(least[short], -torch.inf)
-        best = Best(unknown, len(table), wanted.k, chunk=chunk)
-        again = _scan(queries[short], table, wanted, barred.of_rows(short, len(queries)), best)
-        found.items[short], found.evidence[short] = again.items, again.evidence
+        asked, count = padded_rows(queries[short]), len(short)
+        best = Best(least.new_full((len(asked), 1), -torch.inf), len(table), wanted.k, chunk=chunk)
+        again = _scan(asked, table, wanted, barred.of_rows(short, len(queries)), best)
+        found.items[short], found.evidence[short] = again.items[:count], again.evidence[:count]
     return found
 
 

@@ -6,7 +6,7 @@ Legend: B users, I target items, C candidates, E source events of the candidates
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -22,7 +22,7 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import EventLists, Users
 from scalr_ray.translator.neural.asking import Asked
-from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate
+from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate, padded_lengths
 from scalr_ray.translator.neural.candidates import AGE_DAYS, age_classes
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.scan import ItemTable
@@ -143,10 +143,13 @@ class NeuralTranslator:
         weights = np.empty(stops[-1])
         step = max(1, _CHUNK_SCORES // (self.net.shape.length * self.net.shape.width))
         with torch.inference_mode():
-            for start in range(0, len(row), step):
-                chosen, place = np.unique(row[start : start + step], return_inverse=True)
-                part = slice(stops[start], stops[min(start + step, len(row))])
-                weights[part] = self._rises(users.take(chosen), place, item[start : start + step])
+            for alike in self._alike(users):
+                candidates = np.flatnonzero(np.isin(row, alike))
+                for start in range(0, len(candidates), step):
+                    some = candidates[start : start + step]
+                    chosen, place = np.unique(row[some], return_inverse=True)
+                    _, events = _ragged(stops, some)
+                    weights[events] = self._rises(users.take(chosen), place, item[some])
         candidate = np.repeat(np.arange(len(row)), lengths)
         total = np.bincount(candidate, weights=weights, minlength=len(row))
         return np.where(total[candidate] > 0, weights, 1.0)
@@ -157,11 +160,23 @@ class NeuralTranslator:
         Raises:
             DataError: the net was trained with user features, and there are none.
         """
-        batch = self._batch(users, Asked.of(users, self.net.shape.length).rows(users))
-        queries = self.net.queries(self.net.states(batch))
-        if batch.features is None:
-            queries[batch.query_positions < 0] = 0.0
-        return functional.pad(queries, (0, 1), value=1.0)
+        width = self.net.shape.width + len(AGE_DAYS) + 2
+        out = torch.ones(len(users), width, device=self.device)
+        for alike in self._alike(users):
+            some = users.take(alike)
+            batch = self._batch(some, Asked.of(some, self.net.shape.length).rows(some))
+            queries = self.net.queries(self.net.states(batch))
+            if batch.features is None:
+                queries[batch.query_positions < 0] = 0.0
+            out[torch.from_numpy(alike).to(self.device), :-1] = queries
+        return out
+
+    def _alike(self, users: Users) -> Iterator[NDArray[np.int64]]:
+        """The users whose tokens are padded alike, so that nobody is padded for another's sake."""
+        tokens = np.diff(users.source.offsets) + np.diff(users.own.offsets)
+        lengths = padded_lengths(np.minimum(tokens, self.net.shape.length))
+        for length in np.unique(lengths):
+            yield np.flatnonzero(lengths == length)
 
     def some_queries(self, as_of: int) -> Tensor:
         """(N, D + A + 1) what users would ask of whom one source event is known, for some items.

@@ -177,8 +177,7 @@ class GenerationSettings(_Section):
 
     A user without target history gets `per_user` events; with `taper: count`, one with n target
     events gets `per_user * exp(-n / weights.decay_events)` of them. A `budget` lowers everybody's
-    number alike until the batch has about so many. Batches that add to others give a user no more
-    than leads to `per_user_total` published events in all; without it, `per_user`.
+    number alike until the batch has about so many.
 
     Items are drawn by `strategy: sample`, without replacement, from prior * lift^evidence, raised
     to 1 / `temperature` and cut to the likeliest that make up `top_p`; or the likeliest are taken,
@@ -194,7 +193,6 @@ class GenerationSettings(_Section):
     """
 
     per_user: PositiveInt = 60
-    per_user_total: PositiveInt | None = None
     taper: Literal["none", "count"] = "none"
     budget: PositiveInt | None = None
     strategy: Literal["sample", "top"] = "sample"

@@ -36,8 +36,6 @@ class PlanRules:
     Attributes:
         as_of: the generation time; only what is visible as of it is looked at.
         per_user: events of a user without target history.
-        per_user_total: events that are published of a user may be so many, those of this run
-            included; None: any number.
         taper: with `count`, fewer for users who have target history, as their weight falls.
         decay_events: of `history_weight`.
         thin: share of everybody's events that is drawn, to keep a budget; fractions of an event
@@ -57,7 +55,6 @@ class PlanRules:
     history_events: int = 10_000
     seed: int = 0
     since: Mapping[str, int] | None = None
-    per_user_total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

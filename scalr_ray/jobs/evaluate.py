@@ -194,6 +194,8 @@ def _rows_of(workspace: Workspace, batch: BatchRecord) -> pa.Table:
         return workspace.schema.empty_table()
     if batch.state is BatchState.PUBLISHED:
         return lake.read(batch_ids=[batch.batch_id])
+    if batch.state is BatchState.RETIRED:
+        return lake.read(snapshot_id=batch.snapshot_id, batch_ids=[batch.batch_id])
     return lake.read_staged(batch.batch_id)
 
 

@@ -99,8 +99,11 @@ class Journey:
 
     def batch(self, name: str) -> pa.Table:
         with self.opened() as workspace:
-            # What was replaced since is gone from the table; its files still say what was drawn.
-            return workspace.lake.read_staged(self.steps[name].batch_id)
+            batch = workspace.ledger.batch(self.steps[name].batch_id)
+            if batch.snapshot_id is None:
+                return workspace.lake.read_staged(batch.batch_id)
+            # What was replaced since is gone from the table, but not from the snapshot it came in.
+            return workspace.lake.read(snapshot_id=batch.snapshot_id, batch_ids=[batch.batch_id])
 
     def sources(self) -> pa.Table:
         return ds.dataset(Layout.of(self.repo).events("source_events")).to_table()

@@ -59,7 +59,7 @@ demo: install ## the whole path on a planted world, or with EVENTS= SOURCE= TARG
 	exec $(BIN)/scalr demo --out "$$OUT" "$$@" $(ARGS)
 
 test: install ## run all tests, two files at a time; ARGS="-k lake" narrows them
-	$(BIN)/python -m pytest --quiet --durations=20 --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/python -m pytest --quiet --durations=20 --numprocesses=2 --dist=loadfile --max-worker-restart=0 $(ARGS)
 
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare

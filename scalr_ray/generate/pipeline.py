@@ -242,9 +242,10 @@ def _draw_in_rounds(
     while left:
         before = len(left)
         try:
-            for counts in _draw(task, folder, sorted(left)):
-                left.remove(counts.bucket)
-                yield counts
+            with closing(_draw(task, folder, sorted(left))) as drawing:
+                for counts in drawing:
+                    left.remove(counts.bucket)
+                    yield counts
         except spread.WorkersDied:
             marked = folder.done()
             for bucket in sorted(left & marked.keys()):
@@ -256,7 +257,9 @@ def _draw_in_rounds(
             time.sleep(_PAUSE_S)
 
 
-def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterator[DrawCounts]:
+def _draw(
+    task: DrawTask, folder: DrawFolder, pending: Sequence[int]
+) -> Generator[DrawCounts, None, None]:
     """Draw for the pending buckets; what was counted of each, as they come."""
     if not pending:
         return
@@ -265,20 +268,22 @@ def _draw(task: DrawTask, folder: DrawFolder, pending: Sequence[int]) -> Iterato
     most = max(1, min(workers, len(pending)))
     # All at once, and fewer where nodes have gone.
     actors = ActorPoolStrategy(min_size=1, initial_size=most, max_size=most)
-    with spread.bounded_retries():
-        drawing = spread.blocks_of(pending).map_batches(
-            Drawer,
-            fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=actors,
-            num_cpus=1,
-            num_gpus=1 if gpus else None,
-            max_task_retries=spread.TASK_RETRIES,
-            max_restarts=spread.ACTOR_RESTARTS,
-        )
-    for row in spread.rows_as_they_come(drawing):
-        yield DrawCounts.parse(row["counts"])
+    with spread.named_actors() as next_name:
+        with spread.needed_arguments():
+            drawing = spread.blocks_of(pending).map_batches(
+                Drawer,
+                fn_constructor_kwargs={"shared": ray.put(task), "folder": folder, "gpu": gpus > 0},
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=actors,
+                num_cpus=1,
+                num_gpus=1 if gpus else None,
+                max_task_retries=spread.TASK_RETRIES,
+                max_restarts=spread.ACTOR_RESTARTS,
+                ray_remote_args_fn=next_name,
+            )
+        for row in spread.rows_as_they_come(drawing):
+            yield DrawCounts.parse(row["counts"])
 
 
 def _refine(

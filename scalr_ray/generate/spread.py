@@ -6,8 +6,9 @@ import gc
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import ray
@@ -56,7 +57,7 @@ def over_tasks(
         WorkersDied: those of a task, again and again.
         RetryLater: the cluster gave up.
     """
-    with bounded_retries():
+    with needed_arguments():
         tasks = blocks.map_batches(
             step, batch_size=None, batch_format="pyarrow", max_retries=TASK_RETRIES
         )
@@ -64,11 +65,32 @@ def over_tasks(
 
 
 @contextmanager
-def bounded_retries() -> Iterator[None]:
-    """Ray 2.60 calls arguments that bound retries deprecated, and has nothing else for it."""
+def needed_arguments() -> Iterator[None]:
+    """Ray 2.60 calls arguments deprecated that we need, and has nothing else for it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)
         yield
+
+
+@contextmanager
+def named_actors() -> Iterator[Callable[[], dict[str, str]]]:
+    """Give a name to each actor of a dataset (`ray_remote_args_fn`); none outlives the block.
+
+    Ray Data lets its actors go and leaves their end to the garbage collector. Until that runs they
+    keep their CPUs, and whoever tries again in this process may wait for them for ever.
+    """
+    names: list[str] = []
+
+    def next_name() -> dict[str, str]:
+        names.append(f"scalr-{uuid4().hex}")
+        return {"name": names[-1]}
+
+    try:
+        yield next_name
+    finally:
+        for name in names if ray.is_initialized() else ():
+            with suppress(ValueError):  # no actor has it any more
+                ray.kill(ray.get_actor(name))
 
 
 def rows_as_they_come(rows: Dataset) -> Generator[dict[str, Any], None, None]:

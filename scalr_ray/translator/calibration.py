@@ -12,7 +12,7 @@ Legend: B users of a chunk, I target items, M new events of the chunk's users, F
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -196,9 +196,18 @@ def reliability(
     return _fine(chunks, temperature).merged(bins)
 
 
-def _fine(chunks: Iterable[ScoredUsers], temperature: float) -> Reliability:
-    """Reliability in the fine bins that are not empty."""
-    sums = np.zeros((3, _FINE_BINS))
+def binned_users(
+    chunks: Iterable[ScoredUsers], temperature: float = 1.0
+) -> Iterator[NDArray[np.float64]]:
+    """What `reliability` sums up, of each user with events in turn.
+
+    Args:
+        chunks: scored users.
+        temperature: divides the scores.
+
+    Yields:
+        (3, F) pairs, expected hits and hits, in fine bins of descending probability.
+    """
     for chunk in chunks:
         events = chunk.events
         for row in np.flatnonzero(events):
@@ -208,8 +217,19 @@ def _fine(chunks: Iterable[ScoredUsers], temperature: float) -> Reliability:
             bucket[possible] = np.minimum(-log_p[possible] * _FINE_PER_NAT, _FINE_BINS - 1)
             p = np.exp(log_p, dtype=np.float64)
             hit = chunk.item[chunk.user == row]
-            sums[0] += events[row] * np.bincount(bucket, weights=possible, minlength=_FINE_BINS)
-            sums[1] += events[row] * np.bincount(bucket, weights=p, minlength=_FINE_BINS)
-            sums[2] += np.bincount(bucket[hit], minlength=_FINE_BINS)
+            yield np.stack(
+                (
+                    events[row] * np.bincount(bucket, weights=possible, minlength=_FINE_BINS),
+                    events[row] * np.bincount(bucket, weights=p, minlength=_FINE_BINS),
+                    np.bincount(bucket[hit], minlength=_FINE_BINS),
+                )
+            )
+
+
+def _fine(chunks: Iterable[ScoredUsers], temperature: float) -> Reliability:
+    """Reliability in the fine bins that are not empty."""
+    sums = np.zeros((3, _FINE_BINS))
+    for user in binned_users(chunks, temperature):
+        sums += user
     pairs, expected, hits = sums[:, ::-1][:, sums[0, ::-1] > 0]
     return Reliability(pairs=pairs, expected=expected, hits=hits)

@@ -46,6 +46,7 @@ from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, withheld
 from scalr_ray.translator import Translator, as_prior, log_scores
 from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
 from tests.bench.amazon import DIRECTIONS, DOMAINS, Split, read_split
+from tests.bench.segments import BINS, UserBins, calibration_error, relative_entropy
 from training.lift import ArmResult, Interval, Segments, paired_lift, summarise
 from training.metrics import top_k
 
@@ -53,7 +54,6 @@ GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 BACKGROUND = 0.01
 K = 20
 SEGMENTS = ("all", "hidden", "warm")
-BINS = 20
 BOOTSTRAP = 1000
 
 
@@ -69,7 +69,7 @@ class Row:
     arm: ArmResult
     likelihood: NDArray[np.float64]
     raw: NDArray[np.float64]
-    ece: float
+    bins: list[UserBins]
     ece_before: float
     note: str = ""
     own: ArmResult | None = None
@@ -152,7 +152,7 @@ def measure(
     own: ArmResult | None = None,
 ) -> Row:
     """Rank and weigh the outcomes; one translator per seed."""
-    test, tops, likelihoods, raws, errors = split.test, [], [], [], []
+    test, tops, likelihoods, raws, bins, errors = split.test, [], [], [], [], []
     for translator in translators:
         top, users = [], []
         for part, scores in scored(translator, split):
@@ -163,20 +163,15 @@ def measure(
         at = translator.temperature
         likelihoods.append(np.concatenate([part.likelihood(at) for part in users]))
         raws.append(np.concatenate([part.likelihood() for part in users]))
-        errors.append(
-            [
-                reliability(users, bins=BINS, temperature=one).expected_calibration_error
-                for one in (1.0, at)
-            ]
-        )
-    before, after = np.mean(errors, axis=0)
+        errors.append(reliability(users, bins=BINS).expected_calibration_error)
+        bins.append(UserBins.of(users, at))
     return Row(
         name=name,
         arm=ArmResult.of(tops, test.relevant, int(test.rankable.sum())),
         likelihood=np.mean(likelihoods, axis=0),
         raw=np.mean(raws, axis=0),
-        ece=float(after),
-        ece_before=float(before),
+        bins=bins,
+        ece_before=float(np.mean(errors)),
         note=note,
         own=own,
     )
@@ -247,9 +242,32 @@ def line(row: Row, base: Row, split: Split) -> str:
         cells += [interval(lift) for lift in lifts(row.arm, row.own, test.segments).values()]
     cells += [f"{means['all'][recall]:.4f}", f"{100 * means['all'][coverage]:.1f} %"]
     entropy = [normalised_entropy(values, base.likelihood) for values in (row.raw, row.likelihood)]
-    cells += [f"{entropy[0]:.3f} → {entropy[1]:.3f}", f"{row.ece_before:.2f} → {row.ece:.2f}"]
+    after = calibration_error(row.bins, test.segments["all"]).estimate
+    cells += [f"{entropy[0]:.3f} → {entropy[1]:.3f}", f"{row.ece_before:.2f} → {after:.2f}"]
     cells += [row.note]
     return "| " + " | ".join(cells) + " |"
+
+
+def segment_lines(row: Row, base: Row, split: Split) -> Iterator[str]:
+    """One row of the second table for each segment."""
+    segments = split.test.segments
+    means = summarise(row.arm, segments)
+    found = paired_lift(row.arm, base.arm, segments, bootstrap=BOOTSTRAP, seed=0)
+    _, recall, coverage = row.arm.metric_names
+    for name in SEGMENTS:
+        entropy = relative_entropy(row.likelihood, base.likelihood, segments[name])
+        error = calibration_error(row.bins, segments[name])
+        cells = [
+            row.name,
+            name,
+            f"{means[name][recall]:.4f}",
+            interval(found[name][recall]),
+            f"{100 * means[name][coverage]:.1f} %",
+            interval(found[name][coverage]),
+            f"{entropy.estimate:.3f} [{entropy.low:.3f}, {entropy.high:.3f}]",
+            f"{error.estimate:.2f} [{error.low:.2f}, {error.high:.2f}]",
+        ]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def below(row: Row, segments: Segments) -> list[str]:
@@ -264,6 +282,11 @@ HEADER = (
     "| translator, prior | NDCG@20 all | hidden | warm | over 90 days, all | hidden | warm "
     "| over its prior, all | hidden | warm "
     "| Recall@20 | coverage@20 | NE | ECE | validation |\n" + "|---" * 15 + "|"
+)
+
+SEGMENT_HEADER = (
+    "\n| translator, prior | users | Recall@20 | over 90 days | coverage@20 | over 90 days | NE "
+    "| ECE |\n" + "|---" * 8 + "|"
 )
 
 
@@ -298,10 +321,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(HEADER)
         base: Row | None = None
         worse: list[str] = []
+        by_segment: list[str] = []
         for row in study(split, asked.kinds.split(","), asked.priors.split(","), asked.seeds):
             base = base or row
             say(line(row, base, split))
             worse += below(row, split.test.segments)
+            by_segment += segment_lines(row, base, split)
+        say(SEGMENT_HEADER)
+        for told in by_segment:
+            say(told)
         say(f"\nBelow its own prior with the whole interval: {', '.join(worse) or 'nothing'}.")
     return 0
 

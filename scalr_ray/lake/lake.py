@@ -189,7 +189,13 @@ class SyntheticEventLake:
         table = self._load()
         if found := published_batches(table).get(batch_id):
             return replace(found, already_published=True)
-        files = self._publishable(table, batch_id)
+        try:
+            files = self._publishable(table, batch_id)
+        except DataError:
+            # Whoever published it since the table was loaded has forgotten what was staged.
+            if found := published_batches(self._load()).get(batch_id):
+                return replace(found, already_published=True)
+            raise
         refuse_clock_behind(what, table)
         with FrugalTransaction(table) as transaction:
             transaction.add_files(

@@ -142,9 +142,10 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - 
 
 
 def _prepare(engine: Engine) -> None:
+    # Without a lock only this table can be trusted: a migration drops the one that it replaces.
     with engine.connect() as connection:
-        revision = _revision(connection)
-    if revision != REVISION:
+        current = inspect(connection).has_table(VERSION_TABLE) and _version(connection) == REVISION
+    if not current:
         _bring_up_to_date(engine)
 
 
@@ -183,14 +184,18 @@ def _migrate(connection: Connection, revision: str) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    """The revision of the tables; None where there are none."""
+    """The revision of the tables, which nobody else is changing; None where there are none."""
     tables = inspect(connection)
     if tables.has_table(VERSION_TABLE):
-        return str(connection.scalars(select(_VERSION.c.version_num)).one())
+        return _version(connection)
     if not tables.has_table(_EARLIER_VERSION_TABLE):
         return None
     layout = connection.exec_driver_sql(f"SELECT version FROM {_EARLIER_VERSION_TABLE}").scalar()
     return _EARLIER_REVISIONS.get(layout or 0, f"layout {layout}")
+
+
+def _version(connection: Connection) -> str:
+    return str(connection.scalars(select(_VERSION.c.version_num)).one())
 
 
 def _switch_to_wal(engine: Engine) -> None:

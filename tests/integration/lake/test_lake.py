@@ -86,6 +86,18 @@ def test_publishers_of_one_batch_race_to_one_commit(layout: Layout, racers: int)
         lake.close()
 
 
+def test_who_is_overtaken_after_looking_finds_the_batch_published(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SyntheticEventLake.open(layout, IDS) as slow, SyntheticEventLake.open(layout, IDS) as fast:
+        slow.write_staged("b1", events("b1", 4))
+        look, looked = slow._load, [slow._load()]  # before the other publishes
+        fast.publish("b1")
+        monkeypatch.setattr(slow, "_load", lambda: looked.pop() if looked else look())
+        assert slow.publish("b1").already_published
+        assert event_ids(slow.read()) == slots("b1", 4)
+
+
 def test_publishers_of_different_batches_all_win(lake: SyntheticEventLake) -> None:
     names = [f"b{number}" for number in range(4)]
     for name in names:

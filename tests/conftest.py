@@ -12,6 +12,7 @@ import sys
 import pytest
 from databases import (  # noqa: F401 - fixtures
     database_url,
+    module_database,
     new_postgres_url,
     postgres,
     postgres_database,

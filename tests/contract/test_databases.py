@@ -54,3 +54,38 @@ def test_the_server_is_in_another_zone_and_keeps_any_text(postgres_database) -> 
         found = connection.execute("SELECT current_setting('TimeZone')")
         assert found.fetchone() == ("America/New_York",)
         assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+
+
+def test_a_text_is_found_however_it_stands_there(postgres) -> None:
+    with postgres.fresh_database() as database, database.connect() as connection:
+        assert database.holding("u000037") == []
+        for name, kind, value in (
+            ("as_text", "text", "'of u000037, once'"),
+            ("as_bytes", "bytea", "'u000037'::bytea"),
+            ("compressed", "text", "repeat('a', 4000) || 'u000037' || repeat('b', 4000)"),
+            ("nested", "jsonb", """'{"users": ["u000037"]}'"""),
+            ("deleted", "text", "'u000037'"),
+            ("another", "text", "'u000038'"),
+        ):
+            connection.execute(f"CREATE TABLE {name} AS SELECT {value}::{kind} AS x")
+        connection.execute("DELETE FROM deleted")
+        connection.execute("CREATE INDEX found_too ON as_text (x)")
+        assert database.holding("u000037") == [
+            "as_bytes",
+            "as_text",
+            "compressed",
+            "deleted",
+            "found_too",
+            "nested",
+        ]
+
+
+def test_a_database_takes_over_another_and_may_do_so_again(postgres) -> None:
+    with postgres.fresh_database() as kept, postgres.fresh_database() as used:
+        with kept.connect() as connection:
+            connection.execute("CREATE TABLE kept AS SELECT 7 AS x")
+        for _ in range(2):
+            used.replace_by(kept)
+            with used.connect() as connection:
+                assert connection.execute("SELECT x FROM kept").fetchall() == [(7,)]
+                connection.execute("DELETE FROM kept")

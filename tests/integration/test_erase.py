@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +38,9 @@ from scalr_ray.offline_store.event_stream import query
 from scalr_ray.translator import load_translator
 from scalr_ray.translator.artifact import write_artifact
 from scalr_ray.translator.storage import left_out
+
+if TYPE_CHECKING:
+    from postgres_server import Database
 
 pytestmark = [pytest.mark.feast]
 
@@ -73,6 +76,7 @@ class Erased:
     """A repository from which a user was erased, and what was there before."""
 
     repo: Path
+    database: Database | None
     log: pa.Table
     cut: datetime
     versions: dict[str, str]
@@ -148,7 +152,7 @@ def save_training_set(repo: Path, name: str, cut: datetime) -> None:
 
 
 @pytest.fixture(scope="module")
-def erased(tmp_path_factory: pytest.TempPathFactory) -> Erased:
+def erased(tmp_path_factory: pytest.TempPathFactory, module_database: Database | None) -> Erased:
     folder = tmp_path_factory.mktemp("erase")
     log = small_log()
     cut = middle_of(log)
@@ -156,7 +160,8 @@ def erased(tmp_path_factory: pytest.TempPathFactory) -> Erased:
     bad = log.filter(pc.equal(log["user_id"], USER)).slice(0, 1)
     bad = bad.set_column(bad.schema.get_field_index("item_id"), "item_id", pa.array([""]))
     log = pa.concat_tables([log, bad.cast(log.schema)])
-    repo = make_repo(folder, log)
+    url = None if module_database is None else module_database.plain_url
+    repo = make_repo(folder, log, database_url=url)
     versions = {}
     for name, more in (("plain", ()), ("weighted", WEIGHTED), ("noisy", NOISY)):
         with Scalr(repo, (*SETTINGS, *more)) as scalr:
@@ -196,6 +201,7 @@ def erased(tmp_path_factory: pytest.TempPathFactory) -> Erased:
     assert told.code == 0, told.err
     return Erased(
         repo=repo,
+        database=module_database,
         log=log,
         cut=cut,
         versions=versions,
@@ -221,9 +227,11 @@ def all_events(layout: Layout) -> pa.Table:
     return pa.concat_tables([pq.read_table(file) for file in files]).sort_by("event_id")
 
 
-def test_no_byte_of_the_user_is_left_in_any_file(erased):
-    assert holding(erased.repo / "data", USER) == []
-    assert holding(erased.repo / "data", NOBODY) == []
+def test_no_byte_of_the_user_is_left_in_any_file_or_database(erased):
+    for user in (USER, NOBODY):
+        assert holding(erased.repo / "data", user) == []
+        if erased.database is not None:
+            assert erased.database.holding(user) == []
 
 
 def test_everybody_else_is_still_there_row_by_row(erased, workspace):
@@ -266,6 +274,8 @@ def test_the_ledger_keeps_keyed_hashes_and_no_id(erased, workspace):
     record = records[erased.told["erasure_id"]]
     key = SubjectKey.of(workspace.layout)
     assert set(record.subjects) == {key.subject(USER), key.subject(NOBODY)}
+    if erased.database is not None:  # which is the one that was searched for the ids
+        assert "scalr_erased_subjects" in erased.database.holding(key.subject(USER))
     assert (record.state, record.why) == (ErasureState.DONE, "asked for it")
     assert record.report == erased.told["report"]
     assert list(workspace.layout.erasures.iterdir()) == []

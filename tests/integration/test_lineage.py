@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
@@ -21,6 +21,9 @@ from scalr_ray import Scalr
 from scalr_ray.cli.main import main
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.ledger import BatchState
+
+if TYPE_CHECKING:
+    from postgres_server import Database
 
 pytestmark = [pytest.mark.feast]
 
@@ -62,10 +65,11 @@ def rows_of(batch_id: str, version: str, source: dict[str, Any], cut: datetime) 
 
 
 @pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+def repo(tmp_path_factory: pytest.TempPathFactory, module_database: Database | None) -> Repo:
     log = small_log()
     cut = middle_of(log)
-    path = make_repo(tmp_path_factory.mktemp("lineage"), log)
+    url = None if module_database is None else module_database.plain_url
+    path = make_repo(tmp_path_factory.mktemp("lineage"), log, database_url=url)
     with Scalr(path, SETTINGS) as scalr:
         version = scalr.train(cut).record.version
         workspace = workspace_of(scalr)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import use_database
 from fresh_processes import in_parallel
 from lake_rows import NOON, event
 
@@ -46,11 +47,7 @@ def make_repo(folder: Path, database_url: str | None) -> Path:
     repo = folder / "repo"
     shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
     if database_url is not None:
-        for name in ("scalr.yaml", "feature_store.yaml"):
-            text = (repo / name).read_text(encoding="utf-8")
-            text = text.replace("database: null", f"database: {database_url}")
-            text = text.replace("sqlite:///data/scalr.db", database_url)
-            (repo / name).write_text(text, encoding="utf-8")
+        use_database(repo, database_url)
     layout = Layout.of(repo)
     real = [
         {

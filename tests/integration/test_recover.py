@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from kept_repos import KeptRepo, keeping
 from killing import killed_at_step
 from lake_rows import NOON
 from quick_repos import (
@@ -29,6 +30,9 @@ from scalr_ray.jobs.recover import Repair
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchState, ErasureState, RunStatus
 from scalr_ray.ledger.owners import Owner
+
+if TYPE_CHECKING:
+    from postgres_server import Database
 
 
 @pytest.fixture
@@ -245,23 +249,27 @@ def recover_all(repo: str) -> None:
         scalr.recover()
 
 
-def kept_for_later(tmp_path: Path) -> tuple[Path, Path]:
-    """A prepared repository, and where to keep a copy: files in it name the path of the first."""
-    repo = quick_repo(tmp_path)
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, module_database: Database | None
+) -> Iterator[KeptRepo]:
+    """What is killed at every step: prepared once on each database."""
+    url = None if module_database is None else module_database.plain_url
+    repo = quick_repo(tmp_path_factory.mktemp("prepared"), url)
     prepare(repo)
-    return repo, tmp_path / "kept"
+    with keeping(repo, module_database) as kept:
+        yield kept
 
 
-def bring_back(repo: Path, kept: Path) -> None:
-    shutil.rmtree(repo)
-    shutil.copytree(kept, repo)
+@pytest.fixture
+def kept(prepared: KeptRepo) -> KeptRepo:
+    prepared.bring_back()
+    return prepared
 
 
 @pytest.mark.parametrize("work", [publish_new, retire_old, erase_user])
-def test_killed_at_any_step_and_recovered_everything_is_whole(tmp_path, work):
-    repo, kept = kept_for_later(tmp_path)
-    shutil.copytree(repo, kept)
-    step = 1
+def test_killed_at_any_step_and_recovered_everything_is_whole(kept, work):
+    repo, step = kept.repo, 1
     while killed_at_step(step, work, str(repo)):
         recover_all(str(repo))
         assert_whole(repo)
@@ -269,33 +277,33 @@ def test_killed_at_any_step_and_recovered_everything_is_whole(tmp_path, work):
             workspace = workspace_of(scalr)
             if work is erase_user and workspace.ledger.erasures():
                 assert holding(workspace.layout.data, USER) == []
+                assert kept.database is None or kept.database.holding(USER) == []
                 assert workspace.lake.staged_batches()["staged"] == 8
         work(str(repo))  # what was killed can be done again
         with Scalr(repo) as scalr:
             assert scalr.recover() == []
-        bring_back(repo, kept)
+        kept.bring_back()
         step += 1
     assert step > 5
 
 
-def test_recovering_itself_may_be_killed_at_any_step(tmp_path):
-    repo, kept = kept_for_later(tmp_path)
+def test_recovering_itself_may_be_killed_at_any_step(kept):
+    repo, step = kept.repo, 1
     with Scalr(repo) as scalr:
         workspace = workspace_of(scalr)
         workspace.lake.publish("new")
         workspace.lake.write_staged("unknown", rows_of("unknown"))
-    shutil.copytree(repo, kept)
-    step = 1
-    while killed_at_step(step, recover_all, str(repo)):
-        recover_all(str(repo))
-        assert_whole(repo)
-        with Scalr(repo) as scalr:
-            states = {batch.batch_id: batch.state for batch in workspace_of(scalr).ledger.batches()}
-        assert states == {
-            "new": BatchState.PUBLISHED,
-            "old": BatchState.RETIRED,
-            "staged": BatchState.STAGED,
-        }
-        bring_back(repo, kept)
-        step += 1
+    with keeping(repo, kept.database) as half_done:
+        while killed_at_step(step, recover_all, str(repo)):
+            recover_all(str(repo))
+            assert_whole(repo)
+            with Scalr(repo) as scalr:
+                batches = workspace_of(scalr).ledger.batches()
+            assert {batch.batch_id: batch.state for batch in batches} == {
+                "new": BatchState.PUBLISHED,
+                "old": BatchState.RETIRED,
+                "staged": BatchState.STAGED,
+            }
+            half_done.bring_back()
+            step += 1
     assert step > 5

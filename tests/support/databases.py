@@ -34,6 +34,20 @@ def postgres_database(postgres: Server) -> Iterator[Database]:
         yield database
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def module_database(request: pytest.FixtureRequest) -> Iterator[Database | None]:
+    """For the tests of one module: none, for which SQLite is taken, then one of PostgreSQL."""
+    if request.param == "sqlite":
+        yield None
+        return
+    from postgres_server import PASSWORD
+
+    server: Server = request.getfixturevalue("postgres")
+    with pytest.MonkeyPatch.context() as patch, server.fresh_database() as database:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        yield database
+
+
 @pytest.fixture
 def new_postgres_url(
     postgres: Server, monkeypatch: pytest.MonkeyPatch

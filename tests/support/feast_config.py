@@ -1,4 +1,4 @@
-"""The Feast configuration of a repository that a test makes, with our offline store."""
+"""How a repository that a test makes is configured: its store, its database."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def feast_config(repo: Path, *, registry: str | None = None, **offline_store: An
         entity_key_serialization_version=3,
         repo_path=repo,
     )
+
+
+def use_database(repo: Path, url: str) -> None:
+    """Let the copied definitions name a database in the place of the SQLite file."""
+    for name in ("scalr.yaml", "feature_store.yaml"):
+        text = (repo / name).read_text(encoding="utf-8")
+        text = text.replace("database: null", f"database: {url}")
+        text = text.replace("sqlite:///data/scalr.db", url)
+        (repo / name).write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ nothing else.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -14,7 +15,16 @@ from functools import cache
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
-_IMPORTED = ("feast", "pyarrow.parquet", "ray", "scalr_ray", "scalr_ray.jobs.sdk", "training")
+_IMPORTED = (
+    "feast",
+    "pyarrow.parquet",
+    "ray",
+    "scalr_ray",
+    "scalr_ray.jobs.sdk",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "sqlalchemy.dialects.sqlite",
+    "training",
+)
 
 
 @cache
@@ -55,6 +65,7 @@ def in_parallel(calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> 
 def _in_environment(
     environment: dict[str, str], target: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
+    gc.freeze()  # what was imported stays, and looking through it at each collection takes long
     # The server was started in the environment of an earlier test.
     os.environ.clear()
     os.environ.update(environment)

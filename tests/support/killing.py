@@ -1,8 +1,8 @@
 """Kill -9 of a process at its work: at a random instant, or at a step that is counted.
 
-A step is a call that changes something which outlives the process: a statement that commits, a
-commit to the Iceberg catalog, a file that appears or goes. The process dies right before or right
-after it.
+A step is a call that changes something which outlives the process: the commit of a transaction that
+wrote, a commit to the Iceberg catalog, a file that appears or goes. The process dies right before
+or right after it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from unittest.mock import patch
 from fresh_processes import fresh, fresh_process
 
 Work = Callable[..., None]
+
+_READS = ("SELECT", "PRAGMA", "SHOW", "SET")
+_WROTE = "wrote since the last commit"
 
 
 def killed_after(seconds: float, work: Work, *arguments: Any) -> bool:
@@ -71,7 +74,8 @@ def _count(step: int, work: Work, arguments: Sequence[Any]) -> None:
 def _steps_that_kill(at: int) -> Iterator[None]:
     import pyarrow.parquet as pq
     from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy.engine.base import RootTransaction
+    from sqlalchemy import event
+    from sqlalchemy.engine.base import Connection, Engine, RootTransaction
 
     passed = 0
 
@@ -91,8 +95,18 @@ def _steps_that_kill(at: int) -> Iterator[None]:
 
         return call
 
+    commit = RootTransaction._do_commit
+
+    def commit_of_writes(transaction: RootTransaction) -> None:
+        wrote = transaction.connection.info.pop(_WROTE, False)
+        (counted(commit) if wrote else commit)(transaction)
+
+    def note(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if not statement.lstrip().upper().startswith(_READS):
+            connection.info[_WROTE] = True
+
+    event.listen(Engine, "before_cursor_execute", note)
     places = [
-        (RootTransaction, "_do_commit"),
         (SqlCatalog, "commit_table"),
         (Path, "rename"),
         (Path, "replace"),
@@ -101,6 +115,8 @@ def _steps_that_kill(at: int) -> Iterator[None]:
         (pq, "write_table"),
     ]
     with ExitStack() as patched:
+        patched.callback(event.remove, Engine, "before_cursor_execute", note)
+        patched.enter_context(patch.object(RootTransaction, "_do_commit", commit_of_writes))
         for place, name in places:
             patched.enter_context(patch.object(place, name, counted(getattr(place, name))))
         yield

@@ -36,6 +36,25 @@ _DOCKER_WAIT_S = 10
 _PULL_WAIT_S = 120
 _START_WAIT_S = 60
 _INSTALLED = Path("/usr/lib/postgresql")
+_TABLES = """
+    SELECT oid::regclass::text FROM pg_class
+    WHERE relkind IN ('r', 'm')
+      AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+"""
+_ROWS = """
+    SELECT 1 FROM {table} AS stored
+    WHERE strpos(stored::text, %(text)s) > 0
+       OR strpos(stored::text, encode(convert_to(%(text)s, 'UTF8'), 'hex')) > 0
+    LIMIT 1
+"""
+_FILES = """
+    SELECT oid::regclass::text FROM pg_class
+    WHERE pg_relation_filepath(oid) IS NOT NULL AND NOT relisshared
+      AND position(
+        convert_to(%(text)s, 'UTF8')
+        IN pg_read_binary_file(pg_relation_filepath(oid), 0, 1000000000, true)
+      ) > 0
+"""
 _NEITHER = (
     "no PostgreSQL to test against: install the server (on Debian `apt-get install postgresql`), "
     f"or start a Docker engine that can run {IMAGE}"
@@ -97,6 +116,37 @@ class Database:
     def plain_url(self) -> str:
         """Its address for SQLAlchemy without a password: libpq takes `PASSWORD` from PGPASSWORD."""
         return self.url(driver="psycopg").replace(f":{_QUOTED_PASSWORD}", "")
+
+    def replace_by(self, other: Database) -> None:
+        """Become a copy of another database of the server, to which nobody may be connected.
+
+        Whoever is connected to this one is cut off.
+        """
+        with self.server._connect() as connection:
+            connection.execute(f"DROP DATABASE {self.name} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {self.name} TEMPLATE {other.name}")
+
+    def holding(self, text: str) -> list[str]:
+        """The tables and indexes in which a text stands, as text or as bytes.
+
+        Rows are read through SQL, which unpacks what was compressed, and the files of all relations
+        byte by byte, which have deleted rows and statistics too. The log of the server, which is
+        there for all its databases, is not searched.
+
+        Args:
+            text: of letters, digits, blanks and hyphens: any other may be written differently.
+        """
+        assert re.fullmatch(r"[\w -]+", text)
+        with self.connect() as connection:
+            tables = connection.execute(_TABLES).fetchall()
+            found = {
+                name
+                for (name,) in tables
+                if connection.execute(_ROWS.format(table=name), {"text": text}).fetchone()
+            }
+            connection.execute("CHECKPOINT")  # what is in memory only is written
+            found |= {name for (name,) in connection.execute(_FILES, {"text": text})}
+        return sorted(found)
 
     def connect(self) -> psycopg.Connection:
         """A connection for plain statements, each committed by itself."""

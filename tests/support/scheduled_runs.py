@@ -1,4 +1,4 @@
-"""Small repositories that are run again and again: real Feast, Ray, Iceberg and SQLite."""
+"""Small repositories that are run again and again: real Feast, Ray, Iceberg and database."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast_config import use_database
 from small_worlds import quantile_day
 
 from scalr_ray import Scalr
@@ -53,12 +54,23 @@ def middle_of(events: pa.Table) -> datetime:
     return quantile_day(events, 0.6)
 
 
-def make_repo(folder: Path, events: pa.Table, *, more: Mapping[str, str] | None = None) -> Path:
-    """A repository of its own, with `more` files, into which the events have been imported."""
+def make_repo(
+    folder: Path,
+    events: pa.Table,
+    *,
+    more: Mapping[str, str] | None = None,
+    database_url: str | None = None,
+) -> Path:
+    """A repository of its own, with `more` files, into which the events have been imported.
+
+    Its database is an SQLite file of its own where no URL is given.
+    """
     repo = folder / "repo"
     shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
     for name, text in (more or {}).items():
         (repo / name).write_text(text, encoding="utf-8")
+    if database_url is not None:
+        use_database(repo, database_url)
     import_into(repo, events)
     with Scalr(repo, SETTINGS) as scalr:
         scalr.apply()

@@ -177,7 +177,9 @@ class GenerationSettings(_Section):
 
     A user without target history gets `per_user` events; with `taper: count`, one with n target
     events gets `per_user * exp(-n / weights.decay_events)` of them. A `budget` lowers everybody's
-    number alike until the batch has about so many.
+    number alike until the batch has about so many. No batch gives a user more than `per_user_total`
+    events, and one that adds to others no more than leads to so many published ones in all; without
+    it, `per_user`.
 
     Items are drawn by `strategy: sample`, without replacement, from prior * lift^evidence, raised
     to 1 / `temperature` and cut to the likeliest that make up `top_p`; or the likeliest are taken,
@@ -193,6 +195,7 @@ class GenerationSettings(_Section):
     """
 
     per_user: PositiveInt = 60
+    per_user_total: PositiveInt | None = None
     taper: Literal["none", "count"] = "none"
     budget: PositiveInt | None = None
     strategy: Literal["sample", "top"] = "sample"

@@ -60,6 +60,7 @@ def plan_rules(
         history_events=config.generation.history_events,
         seed=stream_seed("plan", config.seed),
         since=since,
+        per_user_total=config.generation.per_user_total or config.generation.per_user,
     )
 
 

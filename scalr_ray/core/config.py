@@ -243,8 +243,9 @@ class WeightSettings(_Section):
     some; `auto` chooses on the validation window. `likelihood_weight` is the likelihood over that
     of the prior, to the power `likelihood_power`, between 1/10 and 10. `age_weight` is halved per
     `age_half_life_days` between the event and the cut. `density_weight` is described under
-    `alignment`. The scale is chosen among `scales` on the validation window; where the weights
-    would then sum to more than `mass_frac` per real target event, it is lowered.
+    `alignment`. The scale is chosen among `scales` on the validation window; where the weights,
+    those of the published events included, would then sum to more than `mass_frac` per real target
+    event, it is lowered. Where the published ones alone do, no batch is generated.
     """
 
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.1)

@@ -98,8 +98,10 @@ def draw_settings(
     )
 
 
-def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> RefineSettings:
-    """How drawn events are aligned, capped and weighed."""
+def refine_settings(
+    config: ScalrConfig, *, as_of: datetime, scale: float, published_mass: float = 0.0
+) -> RefineSettings:
+    """How drawn events are aligned, capped and weighed, beside those that are published."""
     return RefineSettings(
         by=config.alignment.by,
         buckets=config.alignment.buckets,
@@ -108,6 +110,7 @@ def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> Re
         likelihood_power=config.weights.likelihood_power,
         age_half_life_days=config.weights.age_half_life_days,
         mass_frac=config.weights.mass_frac,
+        published_mass=published_mass,
         scale=scale,
         as_of=as_of,
         seed=stream_seed("refine", config.seed),

@@ -38,6 +38,7 @@ from scalr_ray.jobs.drawing import (
     plan_rules,
     refine_settings,
 )
+from scalr_ray.jobs.mass import published_mass, refuse_without_room
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.vanished import vanished_items
@@ -134,14 +135,23 @@ def generate(
     *,
     translator: str | None = None,
     increment: Increment | None = None,
+    replaces: Sequence[str] = (),
 ) -> Generated:
     """Draw synthetic events as of the translator's train cutoff, or an increment, and stage them.
 
     The batch id follows from the translator, the configuration and the increment: the same call
-    draws the same events into the same batch.
+    draws the same events into the same batch. Under `weights.mass_frac` they weigh what the
+    published ones leave them.
+
+    Args:
+        workspace: an opened repository.
+        translator: a version; None: the newest that may be used.
+        increment: what the batch adds to others; None: it is for everybody.
+        replaces: published batches that it will take the place of, whose mass does not count.
 
     Raises:
         UsageError: there is no such translator, or its batch has been accepted already.
+        MassReached: the published events weigh as much as all may.
         GateRefused: its batch was rejected.
     """
     progress = workspace.progress
@@ -149,7 +159,8 @@ def generate(
         record = find_translator(workspace, translator)
         batch = _Batch.of(workspace, record, increment)
         _refuse_decided(workspace, batch.batch_id)
-        drawn = _draw(workspace, batch)
+        published = _mass_there(workspace, batch, replaces)
+        drawn = _draw(workspace, batch, published)
         run.metrics.update(drawn.report)
         counts = drawn.counts
         refused = "".join(f"; {rows:,} refused: {why}" for why, rows in counts.refused.items())
@@ -175,7 +186,25 @@ class _Drawn:
     report: Mapping[str, Any]
 
 
-def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
+def _mass_there(workspace: Workspace, batch: _Batch, replaces: Sequence[str]) -> float:
+    """How much the published events weigh that the batch comes beside; 0 where no bound asks."""
+    mass_frac = workspace.config.weights.mass_frac
+    if mass_frac is None:
+        return 0.0
+    published = published_mass(workspace, batch.batch_id, batch.as_of, replaces=replaces)
+    if published:
+        real = _first_of_pairs(workspace.target_events(batch.as_of)).num_rows
+        refuse_without_room(published, real_events=real, mass_frac=mass_frac)
+    return published
+
+
+def _first_of_pairs(target: pa.Table) -> pa.Table:
+    """The first event of each user and item."""
+    pairs = target.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
+    return pairs.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
+
+
+def _draw(workspace: Workspace, batch: _Batch, published: float) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
     model = load_translator(Path(batch.record.path))
@@ -237,7 +266,7 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
             catalogue=around.catalogue.without(gone),
             index=_index(config, model),
         )
-        return _draw_and_refine(workspace, batch, task, around, work, seen)
+        return _draw_and_refine(workspace, batch, task, around, work, seen, published)
 
 
 def _draw_and_refine(
@@ -247,6 +276,7 @@ def _draw_and_refine(
     around: Surroundings,
     work: Path,
     seen: Mapping[str, _Content],
+    published: float,
 ) -> _Drawn:
     config, progress, users = workspace.config, workspace.progress, task.buckets.counts.users
     if config.generation.budget is not None:
@@ -270,13 +300,11 @@ def _draw_and_refine(
             on_progress=advance,
         )
     with progress.stage("Hold them against the target domain"):
-        real = workspace.target_events(batch.as_of).select(["user_id", "item_id", EVENT_TIMESTAMP])
-        real = real.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
-        real = real.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
+        real = _first_of_pairs(workspace.target_events(batch.as_of))
         refinement, found = fit_refinement(
             drawn.paths,
             observed_target(real, task.translator, around.item_values),
-            refine_settings(config, as_of=batch.as_of, scale=batch.scale),
+            refine_settings(config, as_of=batch.as_of, scale=batch.scale, published_mass=published),
         )
     for sentence in found.sentences:
         progress.note(sentence)

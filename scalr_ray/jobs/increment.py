@@ -148,7 +148,7 @@ def _for_everybody(
     workspace: Workspace, as_of: datetime, *, replaces: tuple[str, ...]
 ) -> RunOutcome:
     version = train(workspace, as_of=as_of).record.version
-    batch = generate(workspace, translator=version).record
+    batch = generate(workspace, translator=version, replaces=replaces).record
     others = [other for other in replaces if other != batch.batch_id]
     # Recorded before the batch can be published, so that whoever publishes it retires the others.
     workspace.ledger.replace_batches(batch.batch_id, others)

@@ -5,7 +5,7 @@ The trial and the placebo draw in this process, batches on Ray; the rules are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,6 +21,7 @@ from scalr_ray.generate import (
     ObservedTarget,
     PlanRules,
     RefineSettings,
+    Served,
     draw_events,
     fit_refinement,
     plan_users,
@@ -118,7 +119,10 @@ def refine_settings(
 
 
 def observed_target(
-    events: pa.Table, translator: Translator, item_values: pa.Array | None = None
+    events: pa.Table,
+    translator: Translator,
+    item_values: pa.Array | None = None,
+    served: Sequence[Served] = (),
 ) -> ObservedTarget:
     """The target domain as it was seen, to hold drawn events against.
 
@@ -127,6 +131,7 @@ def observed_target(
             first event of each pair.
         translator: says the prior of each item.
         item_values: (I,) the feature that alignment goes by, where it is not popularity.
+        served: services whose features are held against each other too.
     """
     return ObservedTarget(
         events=events.select(["user_id", "item_id", "event_timestamp"]),
@@ -134,6 +139,7 @@ def observed_target(
         prior=np.exp(translator.log_prior.astype(np.float64)),
         first_seen=translator.first_seen,
         item_values=item_values,
+        served=tuple(served),
     )
 
 

@@ -39,7 +39,7 @@ from scalr_ray.jobs.drawing import (
     refine_settings,
 )
 from scalr_ray.jobs.mass import published_mass, refuse_without_room
-from scalr_ray.jobs.surroundings import Surroundings
+from scalr_ray.jobs.surroundings import Surroundings, served_features
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
@@ -303,7 +303,12 @@ def _draw_and_refine(
         real = _first_of_pairs(workspace.target_events(batch.as_of))
         refinement, found = fit_refinement(
             drawn.paths,
-            observed_target(real, task.translator, around.item_values),
+            observed_target(
+                real,
+                task.translator,
+                around.item_values,
+                served_features(workspace, batch.record.kind),
+            ),
             refine_settings(config, as_of=batch.as_of, scale=batch.scale, published_mass=published),
         )
     for sentence in found.sentences:

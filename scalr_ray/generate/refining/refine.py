@@ -33,6 +33,7 @@ from scalr_ray.generate.refining.contrast import (
     Contrast,
     ItemFacts,
     ObservedTarget,
+    Served,
     draw_contrast,
     item_numbers,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "RefineSettings",
     "Refinement",
     "RefinementReport",
+    "Served",
     "fit_refinement",
     "refine",
 ]

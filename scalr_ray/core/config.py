@@ -258,9 +258,10 @@ class WeightSettings(_Section):
 class IncrementSettings(_Section):
     """What `scalr run` does once a batch is published.
 
-    A translator is used for `retrain_days`; then a new one is trained. With `stale: keep` the
-    events of its predecessors stay, and only users with new source events get more; with `replace`
-    everybody gets new events, and the old batches are retired.
+    The newest translator, also one that was trained by hand, is used for `retrain_days`; then a new
+    one is trained. With `stale: keep` the events of its predecessors stay, and only users with new
+    source events get more; with `replace` everybody gets new events, and the old batches are
+    retired.
     """
 
     retrain_days: PositiveInt = 7

@@ -147,7 +147,8 @@ def generate(
         workspace: an opened repository.
         translator: a version; None: the newest that may be used.
         increment: what the batch adds to others; None: it is for everybody.
-        replaces: published batches that it will take the place of, whose mass does not count.
+        replaces: all published batches, where it will take their place: neither their mass counts
+            nor what they proposed.
 
     Raises:
         UsageError: there is no such translator, or its batch has been accepted already.
@@ -160,7 +161,8 @@ def generate(
         batch = _Batch.of(workspace, record, increment)
         _refuse_decided(workspace, batch.batch_id)
         published = _mass_there(workspace, batch, replaces)
-        drawn = _draw(workspace, batch, published)
+        beside = batch.since is not None and not replaces
+        drawn = _draw(workspace, batch, published, beside=beside)
         run.metrics.update(drawn.report)
         counts = drawn.counts
         refused = "".join(f"; {rows:,} refused: {why}" for why, rows in counts.refused.items())
@@ -204,14 +206,14 @@ def _first_of_pairs(target: pa.Table) -> pa.Table:
     return pairs.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
 
 
-def _draw(workspace: Workspace, batch: _Batch, published: float) -> _Drawn:
+def _draw(workspace: Workspace, batch: _Batch, published: float, *, beside: bool) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
     model = load_translator(Path(batch.record.path))
     source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
-    if batch.since is not None:
+    if beside:
         taken = workspace.stream(SYNTHETIC_VIEW, batch.as_of)
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):

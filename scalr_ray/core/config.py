@@ -177,7 +177,9 @@ class GenerationSettings(_Section):
 
     A user without target history gets `per_user` events; with `taper: count`, one with n target
     events gets `per_user * exp(-n / weights.decay_events)` of them. A `budget` lowers everybody's
-    number alike until the batch has about so many.
+    number alike until the batch has about so many. No batch gives a user more than `per_user_total`
+    events, and one that adds to others no more than leads to so many published ones in all; without
+    it, `per_user`.
 
     Items are drawn by `strategy: sample`, without replacement, from prior * lift^evidence, raised
     to 1 / `temperature` and cut to the likeliest that make up `top_p`; or the likeliest are taken,
@@ -193,6 +195,7 @@ class GenerationSettings(_Section):
     """
 
     per_user: PositiveInt = 60
+    per_user_total: PositiveInt | None = None
     taper: Literal["none", "count"] = "none"
     budget: PositiveInt | None = None
     strategy: Literal["sample", "top"] = "sample"
@@ -240,8 +243,9 @@ class WeightSettings(_Section):
     some; `auto` chooses on the validation window. `likelihood_weight` is the likelihood over that
     of the prior, to the power `likelihood_power`, between 1/10 and 10. `age_weight` is halved per
     `age_half_life_days` between the event and the cut. `density_weight` is described under
-    `alignment`. The scale is chosen among `scales` on the validation window; where the weights
-    would then sum to more than `mass_frac` per real target event, it is lowered.
+    `alignment`. The scale is chosen among `scales` on the validation window; where the weights,
+    those of the published events included, would then sum to more than `mass_frac` per real target
+    event, it is lowered. Where the published ones alone do, no batch is generated.
     """
 
     scales: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.03, 0.1)
@@ -254,9 +258,10 @@ class WeightSettings(_Section):
 class IncrementSettings(_Section):
     """What `scalr run` does once a batch is published.
 
-    A translator is used for `retrain_days`; then a new one is trained. With `stale: keep` the
-    events of its predecessors stay, and only users with new source events get more; with `replace`
-    everybody gets new events, and the old batches are retired.
+    The newest translator, also one that was trained by hand, is used for `retrain_days`; then a new
+    one is trained. With `stale: keep` the events of its predecessors stay, and only users with new
+    source events get more; with `replace` everybody gets new events, and the old batches are
+    retired.
     """
 
     retrain_days: PositiveInt = 7

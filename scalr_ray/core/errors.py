@@ -4,8 +4,9 @@
 ScalrError                    exit 1   a bug, or a failure nobody foresaw
 ├── UsageError                exit 2   the user can mend it: configuration, input, order of commands
 │   ├── ConfigError                    scalr.yaml or an override is wrong
-│   └── DataError                      a file, a column, a row or a domain is wrong
-│       └── TooLittleData              nothing is wrong, but there is not enough of it yet
+│   ├── DataError                      a file, a column, a row or a domain is wrong
+│   │   └── TooLittleData              nothing is wrong, but there is not enough of it yet
+│   └── MassReached                    the published events weigh as much as all may
 ├── LeakageError              exit 1   a row that could not have been known was about to be used
 ├── TrainingDiverged          exit 1   the loss is no longer finite; the last good epoch is kept
 ├── GateRefused               exit 3   the gate found a batch unfit to publish
@@ -61,6 +62,12 @@ class TooLittleData(DataError):
     """The events that are there as of a time are sound, and too few; later there may be enough."""
 
     code = "too_little_data"
+
+
+class MassReached(UsageError):
+    """The published events weigh as much as all synthetic events may; another batch adds none."""
+
+    code = "mass_reached"
 
 
 class LeakageError(ScalrError):

@@ -39,6 +39,7 @@ from scalr_ray.generate.refining.refine import (
     ObservedTarget,
     Refinement,
     RefineSettings,
+    Served,
     fit_refinement,
     refine,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "PlanRules",
     "RefineSettings",
     "Refinement",
+    "Served",
     "bucket_events",
     "draw_batch",
     "draw_events",

@@ -27,10 +27,12 @@ from scalr_ray.generate.buckets import ABOUT, SOURCE, TAKEN, TARGET, Buckets
 from scalr_ray.generate.catalogue import Catalogue
 from scalr_ray.generate.disk import full_disk_told
 from scalr_ray.generate.kernel.block import DrawSettings
-from scalr_ray.generate.kernel.draw import draw_events
+from scalr_ray.generate.kernel.draw import EVENT_TYPE, draw_events
 from scalr_ray.generate.plan import Coding, PlanRules, plan_bucket
 from scalr_ray.translator.encode import KEY_SEPARATOR
 from scalr_ray.translator.protocol import Translator
+
+USER_CAP = "user_cap"  # why events are refused that are not even drawn
 
 if TYPE_CHECKING:
     from scalr_ray.translator.neural.index import ItemIndex
@@ -71,14 +73,20 @@ class DrawTask:
             target = source.slice(0, 0)
         seen = pc.count_distinct(source["user_id"]).as_py()
         plan = plan_bucket(source, target, Coding.of(self.translator), self.rules)
-        if taken is not None:
-            plan = _with_taken(plan, taken, self.translator)
-        refused = 0
+        without_consent, above_user_cap = 0, 0
         if about is not None:
             planned = plan.num_rows
             plan = _with_about(plan, about)
-            refused = planned - plan.num_rows
-        return BucketPlan(plan=plan, seen=seen, without_consent=refused)
+            without_consent = planned - plan.num_rows
+        if taken is not None:
+            plan = _with_taken(plan, taken, self.translator)
+        if self.rules.per_user_total is not None:
+            wanted = _slots(plan)
+            plan = _within_user_cap(plan, taken, self.rules.per_user_total)
+            above_user_cap = wanted - _slots(plan)
+        return BucketPlan(
+            plan=plan, seen=seen, without_consent=without_consent, above_user_cap=above_user_cap
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +97,13 @@ class BucketPlan:
         plan: rows of `plan_users`.
         seen: users that have source events.
         without_consent: users who would have got events and have not consented.
+        above_user_cap: events that users do not get because they have as many as they may.
     """
 
     plan: pa.Table
     seen: int
     without_consent: int
+    above_user_cap: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +114,7 @@ class DrawCounts:
         bucket: its number.
         seen: users that have source events.
         without_consent: users left out because they have not consented.
+        above_user_cap: events that were not drawn because their user has as many as a user may.
         planned: users drawn for.
         drawn: rows that were accepted so far.
         refused: refused rows by reason.
@@ -112,6 +123,7 @@ class DrawCounts:
     bucket: int
     seen: int
     without_consent: int
+    above_user_cap: int
     planned: int
     drawn: int
     refused: dict[str, int]
@@ -231,6 +243,7 @@ def _draw_and_write(task: DrawTask, folder: DrawFolder, bucket: int) -> DrawCoun
         bucket=bucket,
         seen=found.seen,
         without_consent=found.without_consent,
+        above_user_cap=found.above_user_cap,
         planned=found.plan.num_rows,
         drawn=drawn_rows,
         refused=dict(sorted(refused.items())),
@@ -267,6 +280,23 @@ def _with_taken(plan: pa.Table, taken: pa.Table, translator: Translator) -> pa.T
         pa.array(np.append(0, ends), pa.int64()), pa.array(pairs[1], pa.int64())
     )
     return plan.set_column(plan.schema.get_field_index("taken"), "taken", lists)
+
+
+def _within_user_cap(plan: pa.Table, taken: pa.Table | None, most: int) -> pa.Table:
+    """The plan with slots for so many events that no user has more than `most` with those there."""
+    there = np.zeros(plan.num_rows, dtype=np.int64)
+    if taken is not None:
+        events = taken.filter(pc.equal(taken["event_type"], EVENT_TYPE))
+        pairs = events.group_by(["user_id", "item_id"]).aggregate([])
+        row = pc.index_in(pairs["user_id"], plan["user_id"].combine_chunks())
+        there += np.bincount(pc.drop_null(row).to_numpy(), minlength=plan.num_rows)
+    slots = np.minimum(plan["slots"].to_numpy(), np.maximum(most - there, 0))
+    plan = plan.set_column(plan.schema.get_field_index("slots"), "slots", pa.array(slots))
+    return plan.filter(pa.array(slots > 0))
+
+
+def _slots(plan: pa.Table) -> int:
+    return int(pc.sum(plan["slots"]).as_py() or 0)
 
 
 def _with_about(plan: pa.Table, about: pa.Table) -> pa.Table:

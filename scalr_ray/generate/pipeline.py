@@ -31,7 +31,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from scalr_ray.generate import spread
-from scalr_ray.generate.actors import DrawCounts, Drawer, DrawFolder, DrawTask
+from scalr_ray.generate.actors import USER_CAP, DrawCounts, Drawer, DrawFolder, DrawTask
 from scalr_ray.generate.appearing import parquet_rows
 from scalr_ray.generate.disk import full_disk_told, refuse_full_disk
 from scalr_ray.generate.kernel.block import refuse_later_translator
@@ -71,6 +71,11 @@ class DrawnBatch:
         """Users who would have got events and have not consented."""
         return sum(counts.without_consent for counts in self.counts)
 
+    @property
+    def above_user_cap(self) -> int:
+        """Events that were not drawn because their user has as many as a user may."""
+        return sum(counts.above_user_cap for counts in self.counts)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedBatch:
@@ -79,7 +84,8 @@ class GeneratedBatch:
     Attributes:
         users: users that have rows in it.
         events: its rows, negatives included.
-        refused: refused rows by reason, those of both passes.
+        refused: refused rows by reason, those of both passes; what users do not get because they
+            have as many as they may (`user_cap`) is counted too.
         without_consent: users who would have got events and have not consented.
     """
 
@@ -209,7 +215,7 @@ def refine_batch(
         folder.mkdir(parents=True)
     refuse_full_disk(hidden.staged, drawn.rows * _BYTES_PER_ROW, "the events of the batch")
     seen = {counts.bucket: counts.seen for counts in drawn.counts}
-    users, events, refused = 0, 0, Counter[str]()
+    users, events, refused = 0, 0, Counter({USER_CAP: drawn.above_user_cap})
     with closing(_refine(drawn, refinement, schema, hidden)) as refining:
         for row in refining:
             users += row["users"]
@@ -225,7 +231,7 @@ def refine_batch(
     return GeneratedBatch(
         users=users,
         events=events,
-        refused=dict(sorted(refused.items())),
+        refused=dict(sorted((+refused).items())),
         without_consent=drawn.without_consent,
     )
 

@@ -36,6 +36,8 @@ class PlanRules:
     Attributes:
         as_of: the generation time; only what is visible as of it is looked at.
         per_user: events of a user without target history.
+        per_user_total: the most events of a user, with those that are published already; None:
+            any number.
         taper: with `count`, fewer for users who have target history, as their weight falls.
         decay_events: of `history_weight`.
         thin: share of everybody's events that is drawn, to keep a budget; fractions of an event
@@ -55,6 +57,7 @@ class PlanRules:
     history_events: int = 10_000
     seed: int = 0
     since: Mapping[str, int] | None = None
+    per_user_total: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

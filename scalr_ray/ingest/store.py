@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from scalr_ray.core.clock import to_micros
 from scalr_ray.core.duck import duck, quote_text
 from scalr_ray.core.errors import DataError
-from scalr_ray.core.events import EVENT_TIMESTAMP
+from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from scalr_ray.core.layout import Layout
 from scalr_ray.ingest.files import SPILL_DIR, sole_writer, write_tables
 from scalr_ray.ingest.log import DUPLICATE, EventLog
@@ -37,6 +39,8 @@ class ImportResult:
         files: for each view the part that holds this file's events, where there is one.
         fingerprint: the sha256 of the file.
         erased: rows left out because their users were erased.
+        behind: source events written now that could be seen, by the log, before generation had
+            looked at the events of their domain, by domain where there are any.
     """
 
     rows_read: int
@@ -48,15 +52,29 @@ class ImportResult:
     files: dict[str, Path]
     fingerprint: str
     erased: int = 0
+    behind: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_log(
-    log: EventLog, layout: Layout, *, source: Sequence[str], target: str
+    log: EventLog,
+    layout: Layout,
+    *,
+    source: Sequence[str],
+    target: str,
+    seen_up_to: Mapping[str, datetime] | None = None,
 ) -> ImportResult:
     """Write the events of a log that are not there yet, and the rows set aside.
 
     Each view gets one part, named by the file's fingerprint. All parts are written fully before the
     first becomes visible; after a crash between two of them, the same import completes the rest.
+
+    Args:
+        log: what was read.
+        layout: where the store lies.
+        source: the source domains.
+        target: the target domain.
+        seen_up_to: by source domain, the largest time from which an event was visible that events
+            have been generated for; what becomes visible no later is not taken for new.
 
     Raises:
         DataError: a view holds events of other id types or of the other side's domain; nothing is
@@ -90,7 +108,20 @@ def import_log(
         files={view: file for view, file in files.items() if file.exists()},
         fingerprint=log.fingerprint,
         erased=log.erased,
+        behind=_behind(fresh[SOURCE_VIEW], seen_up_to or {}),
     )
+
+
+def _behind(fresh: pa.Table, seen_up_to: Mapping[str, datetime]) -> dict[str, int]:
+    """How many events of each domain become visible at or before its time, where any do."""
+    happened = pc.add(fresh[EVENT_TIMESTAMP].cast(pa.int64()), 1)
+    appears = pc.max_element_wise(happened, fresh[AVAILABLE_AT].cast(pa.int64()))
+    counted = {}
+    for domain, moment in sorted(seen_up_to.items()):
+        mine = pc.equal(fresh["domain"], domain)
+        behind = pc.and_(mine, pc.less_equal(appears, to_micros(moment)))
+        counted[domain] = int(pc.sum(behind).as_py() or 0)
+    return {domain: events for domain, events in counted.items() if events}
 
 
 def refuse_other_schema(parts: Sequence[Path], schema: pa.Schema) -> None:
@@ -106,12 +137,12 @@ def refuse_other_schema(parts: Sequence[Path], schema: pa.Schema) -> None:
             raise DataError(
                 f"{part} in the store cannot be read; restore it, or remove it and import again"
             ) from error
-        for field in schema:
-            place = there.get_field_index(field.name)
+        for column in schema:
+            place = there.get_field_index(column.name)
             found = there.field(place).type if place >= 0 else "missing"
-            if found != field.type:
+            if found != column.type:
                 raise DataError(
-                    f"{part} in the store: column {field.name!r} is {found}, not {field.type}; "
+                    f"{part} in the store: column {column.name!r} is {found}, not {column.type}; "
                     "use another data_dir, or set ids in scalr.yaml to the types of the store"
                 )
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 import pyarrow.compute as pc
 
-from scalr_ray.core.errors import GateRefused, TooLittleData, UsageError
+from scalr_ray.core.errors import GateRefused, MassReached, TooLittleData, UsageError
 from scalr_ray.jobs.generate import generate
 from scalr_ray.jobs.increment import NOTHING_CAME, generate_since
 from scalr_ray.jobs.news import count_news, published_as_of, watermarks
@@ -80,8 +80,9 @@ def backfill(
 ) -> list[Origin]:
     """Train, generate, audit and publish at every origin from `start` to `end`, both included.
 
-    An origin that the gate refuses, or that has too little data, is told and passed over. One that
-    has been published is left as it is, so a backfill that was cut off goes on where it was.
+    An origin that the gate refuses, or that has too little data or no weight left, is told and
+    passed over. One that has been published is left as it is, so a backfill that was cut off goes
+    on where it was.
 
     Args:
         workspace: an opened repository.
@@ -156,6 +157,9 @@ def _publish(
         return _told(workspace, _refused(workspace, moment, translator))
     except TooLittleData as error:
         verdict = f"too little data: {error.message}"
+        return Origin(as_of=moment, translator=translator.version, verdict=verdict)
+    except MassReached as error:
+        verdict = f"no weight left: {error.message}"
         return Origin(as_of=moment, translator=translator.version, verdict=verdict)
     if batch is None:
         return Origin(as_of=moment, translator=translator.version, verdict=NOTHING_NEW)

@@ -5,7 +5,7 @@ The trial and the placebo draw in this process, batches on Ray; the rules are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,6 +21,7 @@ from scalr_ray.generate import (
     ObservedTarget,
     PlanRules,
     RefineSettings,
+    Served,
     draw_events,
     fit_refinement,
     plan_users,
@@ -60,6 +61,7 @@ def plan_rules(
         history_events=config.generation.history_events,
         seed=stream_seed("plan", config.seed),
         since=since,
+        per_user_total=config.generation.per_user_total or config.generation.per_user,
     )
 
 
@@ -97,8 +99,10 @@ def draw_settings(
     )
 
 
-def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> RefineSettings:
-    """How drawn events are aligned, capped and weighed."""
+def refine_settings(
+    config: ScalrConfig, *, as_of: datetime, scale: float, published_mass: float = 0.0
+) -> RefineSettings:
+    """How drawn events are aligned, capped and weighed, beside those that are published."""
     return RefineSettings(
         by=config.alignment.by,
         buckets=config.alignment.buckets,
@@ -107,6 +111,7 @@ def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> Re
         likelihood_power=config.weights.likelihood_power,
         age_half_life_days=config.weights.age_half_life_days,
         mass_frac=config.weights.mass_frac,
+        published_mass=published_mass,
         scale=scale,
         as_of=as_of,
         seed=stream_seed("refine", config.seed),
@@ -114,7 +119,10 @@ def refine_settings(config: ScalrConfig, *, as_of: datetime, scale: float) -> Re
 
 
 def observed_target(
-    events: pa.Table, translator: Translator, item_values: pa.Array | None = None
+    events: pa.Table,
+    translator: Translator,
+    item_values: pa.Array | None = None,
+    served: Sequence[Served] = (),
 ) -> ObservedTarget:
     """The target domain as it was seen, to hold drawn events against.
 
@@ -123,6 +131,7 @@ def observed_target(
             first event of each pair.
         translator: says the prior of each item.
         item_values: (I,) the feature that alignment goes by, where it is not popularity.
+        served: services whose features are held against each other too.
     """
     return ObservedTarget(
         events=events.select(["user_id", "item_id", "event_timestamp"]),
@@ -130,6 +139,7 @@ def observed_target(
         prior=np.exp(translator.log_prior.astype(np.float64)),
         first_seen=translator.first_seen,
         item_values=item_values,
+        served=tuple(served),
     )
 
 

@@ -38,7 +38,8 @@ from scalr_ray.jobs.drawing import (
     plan_rules,
     refine_settings,
 )
-from scalr_ray.jobs.surroundings import Surroundings
+from scalr_ray.jobs.mass import published_mass, refuse_without_room
+from scalr_ray.jobs.surroundings import Surroundings, served_features
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
@@ -134,14 +135,24 @@ def generate(
     *,
     translator: str | None = None,
     increment: Increment | None = None,
+    replaces: Sequence[str] = (),
 ) -> Generated:
     """Draw synthetic events as of the translator's train cutoff, or an increment, and stage them.
 
     The batch id follows from the translator, the configuration and the increment: the same call
-    draws the same events into the same batch.
+    draws the same events into the same batch. Under `weights.mass_frac` they weigh what the
+    published ones leave them.
+
+    Args:
+        workspace: an opened repository.
+        translator: a version; None: the newest that may be used.
+        increment: what the batch adds to others; None: it is for everybody.
+        replaces: all published batches, where it will take their place: neither their mass counts
+            nor what they proposed.
 
     Raises:
         UsageError: there is no such translator, or its batch has been accepted already.
+        MassReached: the published events weigh as much as all may.
         GateRefused: its batch was rejected.
     """
     progress = workspace.progress
@@ -149,7 +160,9 @@ def generate(
         record = find_translator(workspace, translator)
         batch = _Batch.of(workspace, record, increment)
         _refuse_decided(workspace, batch.batch_id)
-        drawn = _draw(workspace, batch)
+        published = _mass_there(workspace, batch, replaces)
+        beside = batch.since is not None and not replaces
+        drawn = _draw(workspace, batch, published, beside=beside)
         run.metrics.update(drawn.report)
         counts = drawn.counts
         refused = "".join(f"; {rows:,} refused: {why}" for why, rows in counts.refused.items())
@@ -175,14 +188,32 @@ class _Drawn:
     report: Mapping[str, Any]
 
 
-def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
+def _mass_there(workspace: Workspace, batch: _Batch, replaces: Sequence[str]) -> float:
+    """How much the published events weigh that the batch comes beside; 0 where no bound asks."""
+    mass_frac = workspace.config.weights.mass_frac
+    if mass_frac is None:
+        return 0.0
+    published = published_mass(workspace, batch.batch_id, batch.as_of, replaces=replaces)
+    if published:
+        real = _first_of_pairs(workspace.target_events(batch.as_of)).num_rows
+        refuse_without_room(published, real_events=real, mass_frac=mass_frac)
+    return published
+
+
+def _first_of_pairs(target: pa.Table) -> pa.Table:
+    """The first event of each user and item."""
+    pairs = target.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
+    return pairs.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
+
+
+def _draw(workspace: Workspace, batch: _Batch, published: float, *, beside: bool) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
     model = load_translator(Path(batch.record.path))
     source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
-    if batch.since is not None:
+    if beside:
         taken = workspace.stream(SYNTHETIC_VIEW, batch.as_of)
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):
@@ -237,7 +268,7 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
             catalogue=around.catalogue.without(gone),
             index=_index(config, model),
         )
-        return _draw_and_refine(workspace, batch, task, around, work, seen)
+        return _draw_and_refine(workspace, batch, task, around, work, seen, published)
 
 
 def _draw_and_refine(
@@ -247,6 +278,7 @@ def _draw_and_refine(
     around: Surroundings,
     work: Path,
     seen: Mapping[str, _Content],
+    published: float,
 ) -> _Drawn:
     config, progress, users = workspace.config, workspace.progress, task.buckets.counts.users
     if config.generation.budget is not None:
@@ -270,13 +302,16 @@ def _draw_and_refine(
             on_progress=advance,
         )
     with progress.stage("Hold them against the target domain"):
-        real = workspace.target_events(batch.as_of).select(["user_id", "item_id", EVENT_TIMESTAMP])
-        real = real.group_by(["user_id", "item_id"]).aggregate([(EVENT_TIMESTAMP, "min")])
-        real = real.rename_columns(["user_id", "item_id", EVENT_TIMESTAMP])
+        real = _first_of_pairs(workspace.target_events(batch.as_of))
         refinement, found = fit_refinement(
             drawn.paths,
-            observed_target(real, task.translator, around.item_values),
-            refine_settings(config, as_of=batch.as_of, scale=batch.scale),
+            observed_target(
+                real,
+                task.translator,
+                around.item_values,
+                served_features(workspace, batch.record.kind),
+            ),
+            refine_settings(config, as_of=batch.as_of, scale=batch.scale, published_mass=published),
         )
     for sentence in found.sentences:
         progress.note(sentence)

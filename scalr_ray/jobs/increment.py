@@ -59,10 +59,10 @@ class RunOutcome:
 def run(workspace: Workspace, as_of: datetime) -> RunOutcome:
     """Generate, audit and publish what is new as of a time, training where that is due.
 
-    Without a published batch a translator is trained and everybody gets events. Later the newest
-    published translator is used for `increment.retrain_days`, and only users with source events
-    that appeared after the watermarks get more. What becomes of the events of an older translator
-    is `increment.stale`.
+    Without a published batch everybody gets events; later only users with source events that
+    appeared after the watermarks get more. The newest translator is used for
+    `increment.retrain_days`, whoever trained it (`translator_in_use`); then one is trained. What
+    becomes of the events of an older translator is `increment.stale`.
 
     Args:
         workspace: an opened repository.
@@ -77,12 +77,16 @@ def run(workspace: Workspace, as_of: datetime) -> RunOutcome:
         if unchanged.rows or not published:
             raise GateRefused(describe_refusal(unchanged))
         return RunOutcome(sentence=f"nothing new since {unchanged.as_of}")
+    translator = translator_in_use(workspace, published, as_of)
     if not published:
-        workspace.progress.note("no batch is published yet: train, and generate for everybody")
-        return _for_everybody(workspace, as_of, replaces=())
-    translator = _in_use(workspace, published, as_of)
-    if translator is None and workspace.config.increment.stale == "replace":
-        return _replace(workspace, published, as_of)
+        workspace.progress.note(
+            f"no batch is published yet: generate for everybody, with {_named(translator)}"
+        )
+        return _for_everybody(workspace, as_of, translator, replaces=())
+    known = {batch.translator_version for batch in published}
+    is_new = translator is None or translator.version not in known
+    if is_new and workspace.config.increment.stale == "replace":
+        return _replace(workspace, published, as_of, translator)
     return _add(workspace, published, translator, as_of)
 
 
@@ -119,10 +123,9 @@ def _add(
     found = count_news(workspace, as_of, since)
     if not found:
         return RunOutcome(sentence=f"nothing new since {describe_watermarks(since)}")
-    by = "a new translator" if translator is None else translator.version
     workspace.progress.note(
         f"{found:,} source events are new since {describe_watermarks(since)}: generate for the "
-        f"users who had them, with {by}"
+        f"users who had them, with {_named(translator)}"
     )
     if translator is None:
         translator = train(workspace, as_of=as_of).record
@@ -132,23 +135,40 @@ def _add(
     return _release(workspace, batch)
 
 
-def _replace(workspace: Workspace, published: Sequence[BatchRecord], as_of: datetime) -> RunOutcome:
+def _replace(
+    workspace: Workspace,
+    published: Sequence[BatchRecord],
+    as_of: datetime,
+    translator: TranslatorRecord | None,
+) -> RunOutcome:
     """Events for everybody by a new translator, in the place of those that are there."""
     since, newest = watermarks(workspace, published), published[0].as_of
     if not has_changed(workspace, as_of, since=since, than=newest):
         return RunOutcome(sentence=f"nothing new since {describe_watermarks(since)}")
     workspace.progress.note(
-        f"no published translator is younger than {workspace.config.increment.retrain_days} days: "
-        f"train, generate for everybody, and retire {len(published)} published batches"
+        f"generate for everybody, with {_named(translator)}, and retire {len(published)} published "
+        "batches"
     )
-    return _for_everybody(workspace, as_of, replaces=tuple(batch.batch_id for batch in published))
+    replaces = tuple(batch.batch_id for batch in published)
+    return _for_everybody(workspace, as_of, translator, replaces=replaces)
 
 
 def _for_everybody(
-    workspace: Workspace, as_of: datetime, *, replaces: tuple[str, ...]
+    workspace: Workspace,
+    as_of: datetime,
+    translator: TranslatorRecord | None,
+    *,
+    replaces: tuple[str, ...],
 ) -> RunOutcome:
-    version = train(workspace, as_of=as_of).record.version
-    batch = generate(workspace, translator=version).record
+    if translator is None:
+        translator = train(workspace, as_of=as_of).record
+    later = translator.train_cutoff < as_of
+    batch = generate(
+        workspace,
+        translator=translator.version,
+        increment=Increment(as_of=as_of, since={}) if later else None,
+        replaces=replaces,
+    ).record
     others = [other for other in replaces if other != batch.batch_id]
     # Recorded before the batch can be published, so that whoever publishes it retires the others.
     workspace.ledger.replace_batches(batch.batch_id, others)
@@ -196,21 +216,39 @@ def _refused_as_it_stands(workspace: Workspace, as_of: datetime) -> BatchRecord 
     return None if changed else batch
 
 
-def _in_use(
+def translator_in_use(
     workspace: Workspace, published: Sequence[BatchRecord], as_of: datetime
 ) -> TranslatorRecord | None:
-    """The newest translator of a published batch that may be used and is not due; None: train."""
-    versions = {batch.translator_version for batch in published}
-    records = [workspace.ledger.translator(version) for version in versions]
+    """The newest translator that may be used as of a time and is not due; None: train one.
+
+    It is that of a published batch, while what it was trained with is in force; or one of this very
+    configuration that was trained since, say by hand, and of which the gate has refused nothing.
+    """
+    ledger, now = workspace.ledger, workspace.config.fingerprint
+    known = {batch.translator_version for batch in published}
+    refused = {
+        batch.translator_version
+        for batch in ledger.batches(BatchState.REJECTED)
+        if batch.reason != NOTHING_CAME
+    }
     usable = [
         record
-        for record in records
+        for record in ledger.translators()
         if record.metrics["transfers"]
         and record.flagged is None
+        and record.train_cutoff <= as_of
         and not _is_due(workspace, record.train_cutoff, as_of)
-        and _trained_with(workspace, record)
+        and (
+            _trained_with(workspace, record)
+            if record.version in known
+            else record.config_fingerprint == now and record.version not in refused
+        )
     ]
     return max(usable, key=lambda record: (record.train_cutoff, record.created_at), default=None)
+
+
+def _named(translator: TranslatorRecord | None) -> str:
+    return "a new translator" if translator is None else translator.version
 
 
 def _is_due(workspace: Workspace, train_cutoff: datetime, as_of: datetime) -> bool:

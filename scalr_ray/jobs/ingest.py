@@ -56,12 +56,23 @@ def import_events(
     config, progress = workspace.config, workspace.progress
     log = log.without(workspace.erased)
     with progress.stage("Import into the event views"):
+        seen_up_to = workspace.ledger.watermarks()
         result = import_log(
-            log, workspace.layout, source=config.domains.source, target=config.domains.target
+            log,
+            workspace.layout,
+            source=config.domains.source,
+            target=config.domains.target,
+            seen_up_to=seen_up_to,
         )
     for domain, rows in result.imported.items():
         progress.note(f"{rows:,} events of {domain}")
     _note_refusals(workspace, result)
+    for domain, events in result.behind.items():
+        progress.note(
+            f"{events:,} events of {domain} could be seen, by this log, before {seen_up_to[domain]}"
+            ", up to which events have been generated for: `scalr run` does not take them for new; "
+            "say in available_at when they became known"
+        )
     last = max(snapshots_at)
     with progress.stage("Write feature snapshots"):
         times = {*snapshots_at, *snapshot_times(last - _SNAPSHOTS_BACK, last, _SNAPSHOT_DAYS)}

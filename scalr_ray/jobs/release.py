@@ -14,6 +14,7 @@ from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.generate.refining.report import RefinementReport
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
+from scalr_ray.jobs.mass import events_beside, published_mass
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
@@ -136,23 +137,6 @@ def retire_replaced(workspace: Workspace, batch_id: str) -> None:
             )
 
 
-def published_mass(workspace: Workspace, batch: BatchRecord) -> float:
-    """The sum of the weights of the events that are published as of a batch's time and stay."""
-    rows = _beside(workspace, batch, ("label", "sample_weight"))
-    weights = rows["sample_weight"].filter(pc.greater(rows["label"], 0.0))
-    return float(pc.sum(weights).as_py() or 0.0)
-
-
-def _beside(workspace: Workspace, batch: BatchRecord, columns: tuple[str, ...]) -> pa.Table:
-    """The events that are published as of a batch's time, and will be beside its own."""
-    apart = {batch.batch_id}
-    apart |= {other.batch_id for other in workspace.ledger.replaced_by(batch.batch_id)}
-    beside = sorted(set(workspace.lake.published_batches()) - apart)
-    if not beside:
-        return workspace.schema.empty_table().select(list(columns))
-    return workspace.lake.read(as_of=batch.as_of, batch_ids=beside, columns=columns)
-
-
 def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) -> BatchRecord:
     """The batch of that id, or the newest; it must be in `state`, or for publishing be published.
 
@@ -183,7 +167,11 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         target=workspace.target_events(batch.as_of),
         item_ids=model.target_items.ids,
         prior=np.exp(model.log_prior.astype(np.float64)),
-        published=_beside(workspace, batch, ("user_id", "item_id")) if adds else None,
+        published=(
+            events_beside(workspace, batch.batch_id, batch.as_of, ("user_id", "item_id"))
+            if adds
+            else None
+        ),
     )
     staged = (
         workspace.lake.read_staged(batch.batch_id) if batch.rows else workspace.schema.empty_table()
@@ -194,7 +182,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         batch_id=batch.batch_id,
         max_psi=settings.max_psi,
         max_mass_frac=settings.max_mass_frac,
-        published_mass=published_mass(workspace, batch),
+        published_mass=published_mass(workspace, batch.batch_id, batch.as_of),
         refinement=_refinement(workspace, batch),
     )
     checks.append(_erased_check(workspace, staged))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import to_micros
 from scalr_ray.core.errors import UsageError
-from scalr_ray.generate import Catalogue
+from scalr_ray.generate import Catalogue, Served
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.pull import pull_features
 from scalr_ray.translator import Translator
@@ -99,6 +99,33 @@ class Surroundings:
             flag = _named(served, feature, service).cast(pa.bool_())
             consents = pc.fill_null(flag, fill_value=False).to_numpy()
         return groups, consents
+
+
+def served_features(workspace: Workspace, kind: str) -> tuple[Served, ...]:
+    """The services that a run reads features of users or items from, each once.
+
+    Args:
+        workspace: an opened repository.
+        kind: of the translator; only the neural one reads features.
+    """
+    generation, neural = workspace.config.generation, workspace.config.translator.neural
+    named: list[tuple[str, str | None]] = [
+        ("user_id", neural.features if kind == "neural" else None),
+        ("user_id", generation.catalogue.users),
+        ("user_id", generation.consent.service if generation.consent is not None else None),
+        ("item_id", neural.item_features if kind == "neural" else None),
+        ("item_id", generation.catalogue.service),
+        ("item_id", workspace.config.alignment.service),
+    ]
+
+    def asked(service: str, key: str) -> Served:
+        def ask(ids: pa.Array, times: NDArray[np.int64]) -> pa.Table:
+            return pull_features(workspace.store, service, key=key, ids=ids, times=times)
+
+        return Served(service=service, key=key, ask=ask)
+
+    once = dict.fromkeys((service, key) for key, service in named if service is not None)
+    return tuple(asked(service, key) for service, key in once)
 
 
 def _serve(

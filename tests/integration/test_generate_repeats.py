@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import timedelta
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -9,6 +12,7 @@ from generation_runs import accepted, bucketed, rows_in, task_of
 from small_drawings import small_drawing
 from table_streams import table_stream
 
+from scalr_ray.core.clock import to_micros
 from scalr_ray.core.events import EVENT_COLUMNS
 from scalr_ray.generate.actors import DrawFolder, draw_bucket
 
@@ -26,8 +30,9 @@ def drawn_in(folder, drawing, *, taken=None, history_events=ANY_NUMBER, **rules)
     task = task_of(drawing, buckets, history_events=history_events, **rules)
     to = DrawFolder(folder=folder)
     to.make()
-    counted = [draw_bucket(task, to, at) for at in range(buckets.counts.buckets)]
-    return accepted(rows_in(*(to.drawn(counts.bucket) for counts in counted)))
+    for at in range(buckets.counts.buckets):
+        draw_bucket(task, to, at)
+    return accepted(rows_in(*(to.drawn(bucket) for bucket in to.done())))
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +58,45 @@ def test_a_second_batch_repeats_neither_real_nor_published_pairs(drawing, tmp_pa
     assert second.num_rows > 1000
     assert not pairs(second) & real
     assert not pairs(second) & published
+
+
+@pytest.mark.parametrize("most", [9, None])
+def test_night_after_night_no_user_gets_more_than_the_cap(drawing, tmp_path, most):
+    drawing = replace(drawing, settings=replace(drawing.settings, negatives=1))
+    # Some of everybody's events are new each night, which gives one synthetic event at least.
+    late = drawing.settings.as_of - timedelta(days=20)
+    rules = {"per_user": 8, "decay_events": 50.0}
+    published = drawn_in(tmp_path / "first", drawing, per_user_total=most, **rules)
+    added, refused = [], []
+    for night in range(4):
+        folder = tmp_path / f"night-{night}"
+        batch = drawn_in(
+            folder,
+            drawing,
+            taken=published.select(EVENT_COLUMNS),
+            since={"source": to_micros(late)},
+            per_user_total=most,
+            **rules,
+        )
+        added.append(positives(batch).num_rows)
+        done = DrawFolder(folder=folder).done().values()
+        refused.append(sum(counts.above_user_cap for counts in done))
+        published = pa.concat_tables([published, batch])
+    per_user = positives(published).group_by("user_id").aggregate([([], "count_all")])
+    if most is None:
+        assert pc.max(per_user["count_all"]).as_py() > 10
+        assert min(added) > 0 == max(refused)
+    else:
+        assert pc.max(per_user["count_all"]).as_py() == most
+        assert added[0] > 0 < refused[0]
+        assert added[-1] == 0 < refused[-1]
+
+
+def test_the_first_batch_keeps_to_the_cap_too(drawing, tmp_path):
+    batch = drawn_in(tmp_path, drawing, per_user=8, per_user_total=3)
+    per_user = batch.group_by("user_id").aggregate([([], "count_all")])
+    assert pc.max(per_user["count_all"]).as_py() == 3
+
+
+def positives(rows: pa.Table) -> pa.Table:
+    return rows.filter(pc.greater(rows["label"], 0))

@@ -312,3 +312,27 @@ def test_a_replacement_that_was_cut_off_is_brought_to_its_end(tmp_path, died_aft
         assert workspace.ledger.batch(new).state is BatchState.PUBLISHED
         assert set(workspace.lake.published_batches()) == {new}
         assert workspace.ledger.watermarks() == workspace.ledger.batch_watermarks(new)
+
+
+def test_a_translator_that_was_trained_by_hand_is_used(tmp_path):
+    journey = Journey(repo=make_repo(tmp_path, LOG))
+
+    def by_hand(as_of: datetime) -> str:
+        with journey.opened() as workspace:
+            return train(workspace, as_of=as_of).record.version
+
+    first = by_hand(T1 - 2 * DAY)
+    journey.run("first", T1)
+    second = by_hand(T1 + DAY)
+    journey.run("second", T1 + 2 * DAY)
+    third = by_hand(T1 + 3 * DAY)
+    journey.run("third", T1 + 4 * DAY, "increment.stale=replace")
+    steps = [journey.steps[name] for name in ("first", "second", "third")]
+    assert [step.code for step in steps] == [0, 0, 0]
+    assert [step.told["record"]["translator_version"] for step in steps] == [first, second, third]
+    assert steps[-1].verbs.count("train") == 3  # all of them by hand
+    assert steps[0].watermarks["books"] > T1 - DAY  # as of the run, not of the translator
+    only_new(journey, "second")
+    everybody, later = journey.batch("first"), journey.batch("third")
+    assert set(later["user_id"].to_pylist()) >= set(everybody["user_id"].to_pylist())
+    assert set(steps[-1].told["retired"]) == {step.batch_id for step in steps[:2]}

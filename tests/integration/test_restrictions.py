@@ -191,6 +191,11 @@ def test_who_does_not_consent_gets_nothing(shop: Shop):
     agreeing = {name for name in asked if shop.users[name]["agrees"]}
     assert {row["user_id"] for row in rows} == agreeing
     assert metrics["without_consent"] == len(asked - agreeing)
+    # What Feast says of users is held against the real rows, for those who train on both.
+    told = {f["name"]: f for f in metrics["refinement"]["discriminator"]["features"]}
+    assert {"country", "agrees"} <= told.keys()
+    assert told["agrees"]["psi"] > told["country"]["psi"]
+    assert "agrees" in metrics["refinement"]["discriminator"]["shifted"]
     # Nobody else is touched by who does not take part.
     kept = {(row["user_id"], row["item_id"], row["event_timestamp"]) for row in rows}
     assert kept == {

@@ -25,6 +25,7 @@ TIME = pa.timestamp("us", tz="UTC")
 SETTINGS = (
     "domains={source: [books, games], target: films}",
     "generation.per_user=8",
+    "generation.per_user_total=100",
     "weights.scales=[0.01]",
     "weights.decay_events=20.0",
     "gate.require_lift=false",

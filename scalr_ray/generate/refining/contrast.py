@@ -2,8 +2,10 @@
 
 Anybody can compute the features for a real and for a synthetic event alike. Those of the **row**
 say which item it is on and when. Those of the **user** say how much history its user has; they
-differ by design, since events are drawn for users with little of it. They are reported for the
-trainer's sake, but a density ratio that saw them would take back the choice of users.
+differ by design, since events are drawn for users with little of it. **Served** ones are what
+Feast says of user and item as of the time of the row, as a trainer would be served them. Both are
+reported for the trainer's sake, but a density ratio that saw them would take back the choice of
+users.
 
 A real event counts as much as the prior gives its item, split evenly among the events of the item:
 that is the recent target domain that alignment goes by as well. The first event of an item has no
@@ -13,7 +15,7 @@ only items that have some. Ages are whole days, since many logs know no more.
 Rows come into the sample by a hash of user, item and time, so that neither order, files nor batch
 id change it. DuckDB reads the columns that are needed, and only the sample is ever in memory.
 
-Legend: I items, N rows, F features of a row, W features of a user.
+Legend: I items, N rows, F features of a row, W features of a user and served ones.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from scalr_ray.core.keyed import id_keys, stream_seed
+from scalr_ray.translator import FeaturesAsOf
 
 # Of either side, about: an area under the curve is then known to half a percent.
 SAMPLE_ROWS = 50_000
@@ -36,6 +39,21 @@ USER_FEATURES = ("target_events", "source_events")
 
 _DAY_MICROS = 86_400_000_000
 _EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday; Monday is 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A feature service that a trainer may be served from.
+
+    Attributes:
+        service: its name.
+        key: `user_id` or `item_id`.
+        ask: what it serves of such ids, each as of a time of its own.
+    """
+
+    service: str
+    key: str
+    ask: FeaturesAsOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +69,7 @@ class ObservedTarget:
             categories; null where unknown. None where it goes by popularity or not at all.
         source_counts: `user_id` and `events`, the number of source events visible as of the cut;
             None leaves that feature out.
+        served: services whose features are held against each other too.
     """
 
     events: pa.Table
@@ -59,6 +78,7 @@ class ObservedTarget:
     first_seen: NDArray[np.int64]
     item_values: pa.Array | None = None
     source_counts: pa.Table | None = None
+    served: tuple[Served, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +140,7 @@ class Contrast:
         features: (N, F) of the row.
         names: (F,) of them.
         user_features: (N, W) of the row's user: the number of *other* target events, so that a
-            real event does not count itself, and of source events.
+            real event does not count itself, and of source events; then what is served.
         user_names: (W,) of them.
         item: (N,) item code.
         thinning: (N,) of synthetic rows; 0 for real ones.
@@ -160,7 +180,7 @@ class Contrast:
 
 
 def item_numbers(values: pa.Array) -> tuple[NDArray[np.float64], bool]:
-    """A feature of the items as numbers (I,), NaN where unknown, and whether they are categories.
+    """A feature as numbers (I,), NaN where unknown, and whether they are categories.
 
     Categories are numbered in ascending order.
     """
@@ -172,6 +192,17 @@ def item_numbers(values: pa.Array) -> tuple[NDArray[np.float64], bool]:
         values = pc.index_in(values, value_set=distinct.take(pc.array_sort_indices(distinct)))
     numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return np.asarray(numbers, dtype=np.float64), not numeric
+
+
+def _served_numbers(served: pa.Table) -> dict[str, NDArray[np.float64]]:
+    """(N,) of each feature that is one value: times as microseconds, and no lists."""
+    numbers = {}
+    for name, values in zip(served.column_names, served.columns, strict=True):
+        if pa.types.is_nested(values.type) or pa.types.is_null(values.type):
+            continue
+        plain = values.cast(pa.int64()) if pa.types.is_timestamp(values.type) else values
+        numbers[name] = item_numbers(plain)[0]
+    return numbers
 
 
 def draw_contrast(
@@ -197,15 +228,21 @@ def draw_contrast(
     found = session.sql(_sample_sql(salt, rows, counted=counted)).to_arrow_table()
     item = found["item_code"].to_numpy()
     micros = found["event_timestamp"].cast(pa.int64()).to_numpy()
-    user_columns = [found[name].to_numpy() for name in USER_FEATURES[: 1 + counted]]
+    user_columns = {name: found[name].to_numpy() for name in USER_FEATURES[: 1 + counted]}
+    ids = {"user_id": found["user_id"].combine_chunks(), "item_id": observed.item_ids.take(item)}
+    for served in observed.served:
+        columns = _served_numbers(served.ask(ids[served.key], micros))
+        for name, numbers in columns.items():
+            there = name in user_columns or name in facts.names
+            user_columns[f"{served.service}:{name}" if there else name] = numbers
     return Contrast(
         real=found["real"].to_numpy(),
         weight=found["weight"].to_numpy(),
         user_key=keys_of_users(found["user_id"]),
         features=facts.features(item, micros),
         names=facts.names,
-        user_features=np.column_stack(user_columns).astype(np.float64),
-        user_names=USER_FEATURES[: 1 + counted],
+        user_features=np.column_stack(list(user_columns.values())).astype(np.float64),
+        user_names=tuple(user_columns),
         item=item,
         thinning=found["thinning"].to_numpy(),
         event_ids=found["event_id"].combine_chunks(),

@@ -56,8 +56,8 @@ class FeatureShift:
         name: of the feature.
         psi: population stability index over ten bins of the real events.
         auc: area under the curve of the feature alone, in [0.5, 1].
-        importance: what the discriminator's area loses when the feature is shuffled; None for a
-            feature of the user, which the discriminator does not see.
+        importance: what the discriminator's area loses when the feature is shuffled; None for what
+            it does not see: features of the user, and served ones.
     """
 
     name: str
@@ -256,7 +256,7 @@ def discriminator_auc(discriminator: Discriminator, contrast: Contrast, *, seed:
 def feature_shifts(
     discriminator: Discriminator, contrast: Contrast, *, seed: int
 ) -> tuple[FeatureShift, ...]:
-    """How far each feature lies apart, those of the row first, then those of the user."""
+    """How far each feature lies apart: those of the row, of the user, and served ones."""
     importances = _importances(discriminator, contrast, seed)
     columns = [*contrast.features.T, *contrast.user_features.T]
     names = (*contrast.names, *contrast.user_names)

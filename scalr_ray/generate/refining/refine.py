@@ -33,6 +33,7 @@ from scalr_ray.generate.refining.contrast import (
     Contrast,
     ItemFacts,
     ObservedTarget,
+    Served,
     draw_contrast,
     item_numbers,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "RefineSettings",
     "Refinement",
     "RefinementReport",
+    "Served",
     "fit_refinement",
     "refine",
 ]
@@ -87,6 +89,7 @@ class RefineSettings:
         likelihood_power: exponent of the likelihood over that of the prior.
         age_half_life_days: of the weight, before the cut; None: no decay.
         mass_frac: largest sum of the weights per real target event; None: any.
+        published_mass: how much of that sum is published already, and stays.
         scale: of the weights, lowered where `mass_frac` asks for it.
         as_of: the cut.
         seed: of the comparison with real events.
@@ -99,6 +102,7 @@ class RefineSettings:
     likelihood_power: float = 0.0
     age_half_life_days: float | None = None
     mass_frac: float | None = None
+    published_mass: float = 0.0
     scale: float = 1.0
     as_of: datetime
     seed: int = 0
@@ -138,7 +142,7 @@ def fit_refinement(
                 scale=settings.scale,
             ),
         )
-        refinement, mass = _balance(session, refinement, observed, settings.mass_frac)
+        refinement, mass = _balance(session, refinement, observed, settings)
     report = RefinementReport(
         drawn=int(rows.sum()),
         thinned=int(rows.sum()) - left,
@@ -248,9 +252,12 @@ def _balance(
     session: duckdb.DuckDBPyConnection,
     refinement: Refinement,
     observed: ObservedTarget,
-    mass_frac: float | None,
+    settings: RefineSettings,
 ) -> tuple[Refinement, MassReport]:
-    """Scale the density to mean 1 over the rows that stay, and the weights to their bound."""
+    """Scale the density to mean 1 over the rows that stay, and the weights to their bound.
+
+    The bound holds for the batch and what is published together.
+    """
     rows, ratios, masses = 0, ExactSum(), ExactSum()
     for block in _staying_blocks(session, refinement):
         factors = weight_factors(block, refinement)
@@ -263,12 +270,19 @@ def _balance(
     else:
         density = replace(density, mean=mean)
     asked, real = refinement.weights.scale, observed.events.num_rows
-    mass, scale = masses.value / mean, asked
-    if mass_frac is not None and asked * mass > mass_frac * real:
-        scale = mass_frac * real / mass
+    mass, most, scale = masses.value / mean, masses.most / mean, asked
+    if settings.mass_frac is not None:
+        room = max(settings.mass_frac * real - settings.published_mass, 0.0)
+        if asked * most > room:
+            scale = room / most
     weighed = replace(refinement, density=density, weights=replace(refinement.weights, scale=scale))
     return weighed, MassReport(
-        rows=rows, mass=scale * mass, real_events=real, asked_scale=asked, scale=scale
+        rows=rows,
+        mass=scale * mass,
+        real_events=real,
+        asked_scale=asked,
+        scale=scale,
+        published=settings.published_mass,
     )
 
 

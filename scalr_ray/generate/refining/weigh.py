@@ -93,6 +93,7 @@ class MassReport:
         real_events: target events as of the cut.
         asked_scale: the scale that was asked for.
         scale: the scale that is used: lower where the mass would have been too large.
+        published: sum of the weights of what was published before and stays, where it was asked.
     """
 
     rows: int
@@ -100,6 +101,7 @@ class MassReport:
     real_events: int
     asked_scale: float
     scale: float
+    published: float = 0.0
 
     @property
     def sentence(self) -> str:
@@ -110,9 +112,11 @@ class MassReport:
             if self.scale == self.asked_scale
             else f" (lowered from {self.asked_scale:g}, to keep to weights.mass_frac)"
         )
+        together = (self.mass + self.published) / max(self.real_events, 1)
+        beside = f", {together:.3f} with what is published" if self.published else ""
         return (
             f"weights: {self.rows:,} events at scale {self.scale:g}{lowered} sum to "
-            f"{self.mass:,.1f}, {share:.3f} per real target event"
+            f"{self.mass:,.1f}, {share:.3f} per real target event{beside}"
         )
 
 
@@ -127,11 +131,14 @@ class ExactSum:
 
     def __init__(self) -> None:
         self._units = 0
+        self._rounded = 0  # addends
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Add all of `values`, none of them negative."""
         whole = np.floor(values)
-        parts = np.rint((values - whole) * self._UNITS_PER_ONE)
+        exact = (values - whole) * self._UNITS_PER_ONE
+        parts = np.rint(exact)
+        self._rounded += int(np.count_nonzero(parts != exact))
         self._units += int(whole.astype(np.int64).sum()) * self._UNITS_PER_ONE
         self._units += int(parts.astype(np.int64).sum())
 
@@ -139,3 +146,8 @@ class ExactSum:
     def value(self) -> float:
         """What has been added so far."""
         return self._units / self._UNITS_PER_ONE
+
+    @property
+    def most(self) -> float:
+        """The largest that the sum can be, for all that was rounded."""
+        return (self._units + 0.5 * self._rounded) / self._UNITS_PER_ONE

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from refine_rows import CUT, DAY, SCHEMA, drawn_rows, observed_target, settings
 
-from scalr_ray.generate.refining.refine import fit_refinement, refine
+from scalr_ray.core.clock import to_micros
+from scalr_ray.generate.refining.refine import Served, fit_refinement, refine
 
 ITEMS = 60
 PRIOR = 1 / np.arange(1, ITEMS + 1)
@@ -173,6 +174,48 @@ def test_a_feature_of_the_items_and_source_counts_take_part():
     assert found["price"].shifted
     assert found["source_events"].auc == 1.0
     assert found["source_events"].importance is None
+
+
+def test_served_features_are_asked_as_of_each_row_and_told_where_they_shift():
+    drawn, observed = world()
+    asked = {}
+
+    def of_users(ids, times):
+        asked["user_id"] = ids.to_pylist(), times
+        new = np.array([int(user[1:]) >= 1_000_000 for user in ids.to_pylist()])
+        return pa.table(
+            {
+                "visits": pa.array(np.where(new, 1, 9)),  # fewer for those who are drawn for
+                "target_events": pa.array([None if one else 3 for one in new], pa.int64()),
+                "joined": pa.array(times).cast(pa.timestamp("us", tz="UTC")),
+                "recent": pa.array([["a"]] * len(ids)),
+                "unknown": pa.nulls(len(ids)),
+            }
+        )
+
+    def of_items(ids, times):
+        asked["item_id"] = ids.to_pylist(), times
+        return pa.table({"colour": pa.array(["red", "green", None] * len(ids)).slice(0, len(ids))})
+
+    services = (
+        Served(service="shop_users", key="user_id", ask=of_users),
+        Served(service="shop_items", key="item_id", ask=of_items),
+    )
+    plain = refined(drawn, observed, density_clip=10.0)
+    out, report = refined(drawn, replace(observed, served=services), density_clip=10.0)
+    found = named(report)
+    served = ["visits", "shop_users:target_events", "joined", "colour"]
+    assert list(found)[-4:] == served
+    shifted = {name for name in served if found[name].shifted}
+    assert shifted == {"visits", "shop_users:target_events"}
+    assert found["visits"].auc == 1.0
+    assert {found[name].importance for name in served} == {None}
+    # What the discriminator does not see changes no weight.
+    assert out.equals(plain[0])
+    rows = [*observed.events.to_pylist(), *drawn.to_pylist()]
+    there = {(row["user_id"], row["item_id"], to_micros(row["event_timestamp"])) for row in rows}
+    (users, times), (items, _) = asked["user_id"], asked["item_id"]
+    assert set(zip(users, items, times.tolist(), strict=True)) <= there
 
 
 def observed_codes(observed):

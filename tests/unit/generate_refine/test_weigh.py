@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pyarrow as pa
@@ -74,6 +75,40 @@ def test_the_mass_keeps_to_its_bound_and_is_lowered_no_further(rows, mass_frac):
     # All rows of the batch share the scale, negatives too.
     ratio = out["sample_weight"].to_numpy() / free["sample_weight"].to_numpy()
     np.testing.assert_allclose(ratio, report.mass.scale, rtol=1e-12)
+
+
+@few(max_examples=12)
+@given(st.lists(weighted_rows, min_size=2, max_size=3), st.floats(0.01, 3.0))
+def test_batch_after_batch_the_mass_of_all_keeps_to_its_bound(batches, mass_frac):
+    real, published = 3, Fraction(0)
+    for rows in batches:
+        _, free, _ = weigh(rows, likelihood_power=1.0)
+        there = ExactSum()
+        there.add(np.array([float(published)]))
+        _, out, report = weigh(
+            rows, likelihood_power=1.0, mass_frac=mass_frac, published_mass=there.most
+        )
+        positive = free["label"].to_numpy() > 0
+        asked, mass = (exact_sum(events["sample_weight"], positive) for events in (free, out))
+        room = max(Fraction(mass_frac) * real - published, Fraction(0))
+        assert float(mass) == pytest.approx(float(min(asked, room)), abs=1e-6)
+        published += mass
+        # What the sums round is allowed for; only the last digits of the weights are left.
+        assert published <= Fraction(mass_frac) * real * (1 + Fraction(1, 2**40))
+        assert report.mass.published == there.most
+
+
+def exact_sum(weights: pa.ChunkedArray, positive: np.ndarray) -> Fraction:
+    return sum(map(Fraction, weights.to_numpy()[positive].tolist()), Fraction(0))
+
+
+def test_nothing_is_left_where_the_published_weigh_as_much_as_all_may():
+    rows = [(1.0, 0.0, 5.0, 1.0)] * 12
+    _, out, report = weigh(rows, mass_frac=0.5, published_mass=1.5)
+    assert not out["sample_weight"].to_numpy().any()
+    assert report.mass.sentence.endswith(
+        "sum to 0.0, 0.000 per real target event, 0.500 with what is published"
+    )
 
 
 def test_the_report_says_that_the_scale_was_lowered():

@@ -39,7 +39,7 @@ from scalr_ray.jobs.arms import (
 from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
-from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn import TrainingEvents, with_prior_as_of
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.pull import pull_outcomes
 from scalr_ray.translator import Translator, Users, as_prior, load_translator, log_likelihood
@@ -132,7 +132,7 @@ def _subject(workspace: Workspace, batch_id: str | None) -> _Subject:
     return _Subject(
         batch=batch,
         record=record,
-        translator=load_translator(Path(record.path)),
+        translator=with_prior_as_of(load_translator(Path(record.path)), events, batch.as_of),
         events=events,
         test=test,
         users=events.known(test.users, batch.as_of, workspace.features_for(record.kind, "user_id")),

@@ -42,6 +42,7 @@ from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
+from scalr_ray.learn import TrainingEvents, with_prior_as_of
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.event_stream import EventStream, query
@@ -178,7 +179,7 @@ class _Drawn:
 def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
-    model = load_translator(Path(batch.record.path))
+    model = translator_then(workspace, batch.record, batch.as_of)
     source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
@@ -393,6 +394,16 @@ def find_translator(workspace: Workspace, version: str | None) -> TranslatorReco
         if record.flagged is None:
             return record
     raise UsageError(f"no translator may be used: {records[0].flagged}; run `scalr train`")
+
+
+def translator_then(workspace: Workspace, record: TranslatorRecord, as_of: datetime) -> Translator:
+    """A translator with the prior of a generation time, at or after its train cutoff."""
+    model = load_translator(Path(record.path))
+    if as_of == record.train_cutoff:
+        return model
+    with workspace.progress.stage("Count the prior as of the generation time"):
+        target = workspace.target_events(as_of)
+        return with_prior_as_of(model, TrainingEvents.coded(target.slice(0, 0), target), as_of)
 
 
 def describe_refusal(batch: BatchRecord) -> str:

@@ -13,13 +13,12 @@ import pyarrow.compute as pc
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.generate.refining.report import RefinementReport
-from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
+from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal, translator_then
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import BatchRecord, BatchState, Finding, TranslatorRecord
-from scalr_ray.translator import load_translator
 
 _NEXT_STEP = {
     BatchState.STAGED: "run `scalr gate` first",
@@ -175,7 +174,7 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
 
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:
     settings = workspace.config.gate
-    model = load_translator(Path(translator.path))
+    model = translator_then(workspace, translator, batch.as_of)
     adds = workspace.ledger.run(batch.run_id).metrics.get("adds", False)
     observed = Observed(
         as_of=batch.as_of,

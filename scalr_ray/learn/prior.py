@@ -4,6 +4,9 @@ How long popularity lasts differs from log to log by an order of magnitude, and 
 up for a prior that looks back too far. Each event of the window is predicted as of its own time:
 asked as of the start of the window instead, the look-backs would be weighed for a prior that is
 months old by the time it is used, and come out too long.
+
+A translator draws under the prior of the generation time, which may be later than its training: by
+the same look-backs and the same count.
 """
 
 from __future__ import annotations
@@ -11,13 +14,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from scalr_ray.core.clock import to_micros
+from scalr_ray.core.errors import LeakageError
 from scalr_ray.learn.events import TrainingEvents
-from scalr_ray.translator.prior import PopularityIndex
+from scalr_ray.translator.prior import PopularityIndex, prior_mix_shares
 from scalr_ray.translator.prior_fit import fit_prior_mix
 from scalr_ray.translator.prior_mix import PriorMix
+from scalr_ray.translator.protocol import Translator
+
+TranslatorT = TypeVar("TranslatorT", bound=Translator)
 
 LOOK_BACKS: tuple[int | None, ...] = (7, 14, 30, 60, 90, 180, 365, None)
 
@@ -81,3 +91,63 @@ def fit_prior(
 
     singles = [days for days in windows if days is not None]
     return Prior(mix=mix, window_days=max(singles, key=likelihood))
+
+
+def prior_as_of(
+    events: TrainingEvents, moment: datetime, *, kind: str, mix: PriorMix
+) -> NDArray[np.float64]:
+    """The prior of every target item as of a time, each (user, item) pair counted once.
+
+    Args:
+        events: coded events; those not visible as of `moment` are ignored.
+        moment: the time.
+        kind: of translator. Counts go by the first event of a pair, as their table does; a network
+            learns from many times at once, and goes by the event that appears first.
+        mix: the look-backs and their weights.
+
+    Returns:
+        (I,) probabilities that sum to one; 0 for an item that was not visible, and everywhere when
+        none was.
+    """
+    log = events.target_log.as_of(moment)
+    once = log.first_to_appear() if kind == "neural" else log.firsts()
+    return prior_mix_shares(
+        once.items,
+        once.appear,
+        items=len(events.target_items),
+        as_of_micros=to_micros(moment),
+        mix=mix,
+    )
+
+
+def with_prior_as_of(
+    translator: TranslatorT, events: TrainingEvents, moment: datetime
+) -> TranslatorT:
+    """The translator with the prior of a generation time; its evidence stays as it was learnt.
+
+    The prior is that which a training as of then would count under the same look-backs, given that
+    the item is one that the translator knows.
+
+    Args:
+        translator: of any kind.
+        events: coded events of the target domain; those not visible as of `moment` are ignored, and
+            as of the train cutoff all are: the translator is the answer.
+        moment: the generation time.
+
+    Raises:
+        LeakageError: the translator was trained later.
+    """
+    if moment < translator.train_cutoff:
+        raise LeakageError(
+            f"the translator was trained as of {translator.train_cutoff}, after {moment}; train "
+            "one as of then"
+        )
+    if moment == translator.train_cutoff:
+        return translator
+    shares = prior_as_of(events, moment, kind=translator.kind, mix=translator.mix)
+    codes = translator.target_items.codes(events.target_items.ids)
+    prior = np.zeros(len(translator.target_items))
+    prior[codes[codes >= 0]] = shares[codes >= 0]
+    if shares[codes < 0].any() and prior.any():
+        prior /= prior.sum()
+    return translator.with_prior(prior)

@@ -25,6 +25,7 @@ __all__ = [
     "DAY_MICROS",
     "PopularityIndex",
     "PriorMix",
+    "log_prior_of",
     "prior_mix_shares",
     "window_shares",
 ]
@@ -60,6 +61,12 @@ def prior_mix_shares(
     """
     counts, totals = _window_counts(codes, appears, items, as_of_micros, mix.windows_days)
     return mix.of_counts(counts, totals)
+
+
+def log_prior_of(prior: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(I,) its logarithm as scores take it; -inf for an item that has not been seen."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(prior), dtype=np.float32)
 
 
 def window_shares(
@@ -161,8 +168,7 @@ class PopularityIndex:
             [[1.0, 0.0], [0.5, 0.5]]
         """
         counts, totals = self._counts(items, np.asarray(times), self.mix.windows_days)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.mix.of_counts(counts, totals)), dtype=np.float32)
+        return log_prior_of(self.mix.of_counts(counts, totals))
 
     def log_prior_all(self, time: int) -> NDArray[np.float32]:
         """(I,) the log prior of the whole catalogue as of one time, -inf where not visible."""

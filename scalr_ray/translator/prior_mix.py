@@ -5,8 +5,10 @@ Legend: I target items, K windows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +68,15 @@ class PriorMix:
             (90, None)
         """
         return cls(windows_days=(window_days, None), weights=(1.0, background), per_event=True)
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> PriorMix:
+        """The mix whose `asdict` was saved."""
+        return cls(
+            windows_days=tuple(saved["windows_days"]),
+            weights=tuple(saved["weights"]),
+            per_event=saved["per_event"],
+        )
 
     def of_counts(
         self, counts: list[NDArray[np.int64]], totals: list[NDArray[np.int64]]

@@ -40,13 +40,13 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
-from scalr_ray.learn import TrainingEvents, with_prior_as_of
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.event_stream import EventStream, query
-from scalr_ray.translator import Translator, load_translator
+from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:  # that one loads torch
     from scalr_ray.translator.neural.index import ItemIndex
@@ -179,7 +179,8 @@ class _Drawn:
 def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
-    model = translator_then(workspace, batch.record, batch.as_of)
+    then = TranslatorThen.of(workspace, batch.record, batch.as_of)
+    model = then.translator
     source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
@@ -188,10 +189,13 @@ def _draw(workspace: Workspace, batch: _Batch) -> _Drawn:
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):
             seen = _contents(source, config.domains.source)
-            gone = vanished_items(source, target, model, config.domains.target)
+            gone = vanished_items(source, target, model, config.domains.target, new=then.new)
             # What an earlier try left is used if it was made of the same events.
             others = [_contents(side, ()) for side in (target, taken) if side is not None]
-            identity = fingerprint([batch.batch_id, repr(seen), repr(others)], 16)
+            parts = [batch.batch_id, repr(seen), repr(others)]
+            if then.new.any():  # codes that were drawn mean nothing under other items
+                parts.append(model.target_items.fingerprint)
+            identity = fingerprint(parts, 16)
             work = work_folder(workspace.layout.generation / batch.batch_id, identity)
             buckets = bucket_events(
                 source,
@@ -394,16 +398,6 @@ def find_translator(workspace: Workspace, version: str | None) -> TranslatorReco
         if record.flagged is None:
             return record
     raise UsageError(f"no translator may be used: {records[0].flagged}; run `scalr train`")
-
-
-def translator_then(workspace: Workspace, record: TranslatorRecord, as_of: datetime) -> Translator:
-    """A translator with the prior of a generation time, at or after its train cutoff."""
-    model = load_translator(Path(record.path))
-    if as_of == record.train_cutoff:
-        return model
-    with workspace.progress.stage("Count the prior as of the generation time"):
-        target = workspace.target_events(as_of)
-        return with_prior_as_of(model, TrainingEvents.coded(target.slice(0, 0), target), as_of)
 
 
 def describe_refusal(batch: BatchRecord) -> str:

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.generate.refining.report import RefinementReport
-from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal, translator_then
+from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
@@ -174,7 +175,8 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
 
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:
     settings = workspace.config.gate
-    model = translator_then(workspace, translator, batch.as_of)
+    then = TranslatorThen.of(workspace, translator, batch.as_of)
+    model = then.translator
     adds = workspace.ledger.run(batch.run_id).metrics.get("adds", False)
     observed = Observed(
         as_of=batch.as_of,
@@ -182,6 +184,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         target=workspace.target_events(batch.as_of),
         item_ids=model.target_items.ids,
         prior=np.exp(model.log_prior.astype(np.float64)),
+        first_known=then.first_known,
         published=_beside(workspace, batch, ("user_id", "item_id")) if adds else None,
     )
     staged = (

@@ -21,8 +21,12 @@ from numpy.typing import NDArray
 
 from scalr_ray.translator.prior_mix import DAY_MICROS, PriorMix, check_windows, shares_of
 
+# An item that nobody has touched yet is less likely than one that somebody has, and possible.
+NEW_ITEM_EVENTS = 0.5
+
 __all__ = [
     "DAY_MICROS",
+    "NEW_ITEM_EVENTS",
     "PopularityIndex",
     "PriorMix",
     "log_prior_of",
@@ -38,6 +42,7 @@ def prior_mix_shares(
     items: int,
     as_of_micros: int,
     mix: PriorMix,
+    new: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """The prior of every item as of one moment.
 
@@ -47,10 +52,12 @@ def prior_mix_shares(
         items: I, the size of the catalogue.
         as_of_micros: the moment; events that appear later count for nothing.
         mix: windows and weights.
+        new: (I,) items that are known by something else than events: one that has not been seen
+            counts as `NEW_ITEM_EVENTS` of long ago.
 
     Returns:
-        (I,) probabilities that sum to one; 0 for an item that has not been seen, and everywhere
-        when nothing has.
+        (I,) probabilities that sum to one; 0 for any other item that has not been seen, and
+        everywhere when nothing has.
 
     Example:
         >>> mix = PriorMix(windows_days=(1, None), weights=(0.5, 0.5))
@@ -60,7 +67,10 @@ def prior_mix_shares(
         [0.375, 0.625, 0.0]
     """
     counts, totals = _window_counts(codes, appears, items, as_of_micros, mix.windows_days)
-    return mix.of_counts(counts, totals)
+    if new is None or not totals[-1]:
+        return mix.of_counts(counts, totals)
+    ever = np.where(new & (counts[-1] == 0), NEW_ITEM_EVENTS, counts[-1])
+    return mix.of_counts([*counts[:-1], ever], [*totals[:-1], np.asarray(ever.sum())])
 
 
 def log_prior_of(prior: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +15,7 @@ from small_worlds import day, event_table
 from scalr_ray.core.errors import LeakageError
 from scalr_ray.learn import TrainingEvents, translator_as_of, with_prior_as_of
 from scalr_ray.learn.prior import prior_as_of
-from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength
+from scalr_ray.translator import FrequencyTranslator, PriorMix, Strength, Vocabulary
 
 STRENGTH = Strength(shrinkage=1.0, alpha=0.5)
 MIXES = [
@@ -50,7 +54,7 @@ def trained(target, cutoff, mix) -> FrequencyTranslator:
     return translator_as_of(events, day(cutoff), strength=STRENGTH, mix=mix)
 
 
-def brute_force(target, moment, mix, kind, items) -> list[float]:
+def brute_force(target, moment, mix, kind, items, new=()) -> list[float]:
     """The prior of the items by its definition, in plain Python, from rows."""
     pairs: dict[tuple, list[tuple[float, float]]] = {}
     for user, item, happened, *known in [*ANCHOR, *target]:
@@ -69,13 +73,16 @@ def brute_force(target, moment, mix, kind, items) -> list[float]:
         [i for (_, i), at in appearance.items() if days is None or at > moment - days]
         for days in mix.windows_days
     ]
-    mass, carried = dict.fromkeys("abcd", 0.0), 0.0
-    for weight, window in zip(mix.weights, inside, strict=True):
+    counts = [dict(Counter(window)) for window in inside]
+    if counts[-1]:  # who looks at all time finds half an event of each item that nobody touched
+        counts[-1] |= {item: 0.5 for item in new if item not in counts[-1]}
+    mass, carried = dict.fromkeys([*"abcd", *new], 0.0), 0.0
+    for weight, window in zip(mix.weights, counts, strict=True):
         carried += weight
         if mix.per_event or window:
-            total = 1 if mix.per_event else len(window)
+            total = 1 if mix.per_event else sum(window.values())
             for item in mass:
-                mass[item] += (weight if mix.per_event else carried) * window.count(item) / total
+                mass[item] += (weight if mix.per_event else carried) * window.get(item, 0) / total
             carried = 0.0
     total = sum(mass[item] for item in items)
     return [mass[item] / total if total else 0.0 for item in items]
@@ -91,6 +98,26 @@ def test_against_a_brute_force_count_of_what_is_visible(target, cutoff, wait, mi
     np.testing.assert_allclose(then.prior, expected, rtol=1e-12)
     assert then.prior.sum() == pytest.approx(1.0)
     assert (then.log_prior > -np.inf).tolist() == [share > 0 for share in expected]
+
+
+@given(rows, st.integers(1, LAST), st.integers(0, LAST), mixes, st.sets(st.sampled_from("cdz")))
+def test_new_items_without_events_count_half_an_event_and_all_sums_to_one(
+    target, cutoff, wait, mix, new
+):
+    moment = cutoff + wait
+    model = trained(target, cutoff, mix)
+    new -= set(model.target_items.ids.to_pylist())
+    wider = Vocabulary(ids=pa.array(sorted({*model.target_items.ids.to_pylist(), *new})))
+    then = with_prior_as_of(
+        replace(model, target_items=wider),
+        target_alone(target),
+        day(moment),
+        new=np.isin(wider.ids.to_pylist(), sorted(new)),
+    )
+    items = wider.ids.to_pylist()
+    expected = brute_force(target, moment, mix, "frequency", items, new)
+    np.testing.assert_allclose(then.prior, expected, rtol=1e-12)
+    assert then.prior.sum() == pytest.approx(1.0)
 
 
 @given(rows, st.integers(1, LAST + 1), mixes, kinds)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.clock import time_literal
 from scalr_ray.core.duck import duck, quote_text
-from scalr_ray.core.events import WEIGHT_FACTORS
+from scalr_ray.core.events import EVENT_TIMESTAMP, WEIGHT_FACTORS
 from scalr_ray.gate.check import Check
 from scalr_ray.gate.drift import population_stability
 from scalr_ray.generate.kernel.draw import EVENT_TYPE, NEGATIVE_TYPE
@@ -39,6 +39,8 @@ class Observed:
         target: visible target events.
         item_ids: (I,) the target catalogue.
         prior: (I,) its time-aware popularity.
+        first_known: `item_id` and `first_known`, when an item became known that needs no event on
+            it, since it has features; None where there are none.
         published: `user_id` and `item_id` of the synthetic events that the batch adds to; None
             where it is not one that adds, and may repeat them.
     """
@@ -48,6 +50,7 @@ class Observed:
     target: pa.Table
     item_ids: pa.Array
     prior: NDArray[np.float64]
+    first_known: pa.Table | None = None
     published: pa.Table | None = None
 
 
@@ -98,6 +101,9 @@ def audit(
             return [filled]
         session.register("source", observed.source)
         session.register("target", observed.target)
+        nothing = observed.target.select(["item_id", EVENT_TIMESTAMP]).slice(0, 0)
+        known = nothing if observed.first_known is None else observed.first_known
+        session.register("known", known)
         rules = _rules(batch_id, observed.as_of)
         if observed.published is not None:
             session.register("published", observed.published)
@@ -173,11 +179,12 @@ def _rules(batch_id: str, as_of: datetime) -> list[_RowRule]:
         ),
         _RowRule(
             name="in_catalogue",
-            rule="the item had been seen by the time of the event",
+            rule="the item had been seen, or its features told, by the time of the event",
             count=_breaking(
                 "first <= event_timestamp",
-                "LEFT JOIN (SELECT item_id, min(event_timestamp) AS first FROM target GROUP BY ALL)"
-                " USING (item_id)",
+                "LEFT JOIN (SELECT item_id, min(since) AS first FROM (SELECT item_id, "
+                "event_timestamp AS since FROM target UNION ALL FROM known) GROUP BY ALL) "
+                "USING (item_id)",
             ),
         ),
         _RowRule(

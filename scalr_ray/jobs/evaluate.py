@@ -39,7 +39,7 @@ from scalr_ray.jobs.arms import (
 from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
-from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn import TrainingEvents, with_prior_as_of
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.pull import pull_outcomes
 from scalr_ray.translator import Translator, Users, as_prior, load_translator, log_likelihood
@@ -132,7 +132,7 @@ def _subject(workspace: Workspace, batch_id: str | None) -> _Subject:
     return _Subject(
         batch=batch,
         record=record,
-        translator=load_translator(Path(record.path)),
+        translator=with_prior_as_of(load_translator(Path(record.path)), events, batch.as_of),
         events=events,
         test=test,
         users=events.known(test.users, batch.as_of, workspace.features_for(record.kind, "user_id")),
@@ -146,9 +146,9 @@ def _pull_arms(workspace: Workspace, subject: _Subject) -> dict[str, list[pa.Tab
     with workspace.progress.stage(title, total=2 + seeds) as advance:
         real = _pull(workspace, subject, "real_only_v1")
         advance(1)
-        synthetic = _pull_synthetic(workspace, subject)
+        synthetic = _on_ranked(_pull_synthetic(workspace, subject), subject)
         advance(1)
-        placebo, batch = [], _rows_of(workspace, subject.batch)
+        placebo, batch = [], _on_ranked(_rows_of(workspace, subject.batch), subject)
         for seed in range(seeds):
             drawn = _placebo(workspace, subject, batch, seed)
             placebo.append(_pull(workspace, subject, "mixed_training_v1", trial=drawn))
@@ -186,6 +186,11 @@ def _pull_synthetic(workspace: Workspace, subject: _Subject) -> pa.Table:
         return _pull(workspace, subject, "mixed_training_v1", mix=mix)
     staged = _rows_of(workspace, batch)
     return _pull(workspace, subject, "mixed_training_v1", trial=staged)
+
+
+def _on_ranked(rows: pa.Table, subject: _Subject) -> pa.Table:
+    """The rows without those on items that nobody had touched by the cut: no arm can rank them."""
+    return rows.filter(pc.is_in(rows["item_id"], value_set=subject.events.target_items.ids))
 
 
 def _rows_of(workspace: Workspace, batch: BatchRecord) -> pa.Table:

@@ -41,12 +41,13 @@ from scalr_ray.jobs.drawing import (
 from scalr_ray.jobs.mass import published_mass, refuse_without_room
 from scalr_ray.jobs.surroundings import Surroundings, served_features
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.vanished import vanished_items
 from scalr_ray.jobs.workspace import SOURCE_VIEW, SYNTHETIC_VIEW, TARGET_VIEW, Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, TranslatorRecord
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.event_stream import EventStream, query
-from scalr_ray.translator import Translator, load_translator
+from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:  # that one loads torch
     from scalr_ray.translator.neural.index import ItemIndex
@@ -209,7 +210,8 @@ def _first_of_pairs(target: pa.Table) -> pa.Table:
 def _draw(workspace: Workspace, batch: _Batch, published: float, *, beside: bool) -> _Drawn:
     """Bucket the users, draw for them, refine what was drawn, and stage it."""
     config, progress = workspace.config, workspace.progress
-    model = load_translator(Path(batch.record.path))
+    then = TranslatorThen.of(workspace, batch.record, batch.as_of)
+    model = then.translator
     source, target = (workspace.stream(view, batch.as_of) for view in (SOURCE_VIEW, TARGET_VIEW))
     around = Surroundings.of(workspace, model, batch.as_of)
     taken = None
@@ -218,10 +220,13 @@ def _draw(workspace: Workspace, batch: _Batch, published: float, *, beside: bool
     with ray_session(config.resources.cpus):
         with progress.stage("Bring the events of each user together"):
             seen = _contents(source, config.domains.source)
-            gone = vanished_items(source, target, model, config.domains.target)
+            gone = vanished_items(source, target, model, config.domains.target, new=then.new)
             # What an earlier try left is used if it was made of the same events.
             others = [_contents(side, ()) for side in (target, taken) if side is not None]
-            identity = fingerprint([batch.batch_id, repr(seen), repr(others)], 16)
+            parts = [batch.batch_id, repr(seen), repr(others)]
+            if then.new.any():  # codes that were drawn mean nothing under other items
+                parts.append(model.target_items.fingerprint)
+            identity = fingerprint(parts, 16)
             work = work_folder(workspace.layout.generation / batch.batch_id, identity)
             buckets = bucket_events(
                 source,

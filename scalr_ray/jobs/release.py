@@ -16,11 +16,11 @@ from scalr_ray.generate.refining.report import RefinementReport
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.mass import events_beside, published_mass
 from scalr_ray.jobs.train import load_trial
+from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
 from scalr_ray.ledger import BatchRecord, BatchState, Finding, TranslatorRecord
-from scalr_ray.translator import load_translator
 
 _NEXT_STEP = {
     BatchState.STAGED: "run `scalr gate` first",
@@ -159,7 +159,8 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
 
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:
     settings = workspace.config.gate
-    model = load_translator(Path(translator.path))
+    then = TranslatorThen.of(workspace, translator, batch.as_of)
+    model = then.translator
     adds = workspace.ledger.run(batch.run_id).metrics.get("adds", False)
     observed = Observed(
         as_of=batch.as_of,
@@ -167,6 +168,7 @@ def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorReco
         target=workspace.target_events(batch.as_of),
         item_ids=model.target_items.ids,
         prior=np.exp(model.log_prior.astype(np.float64)),
+        first_known=then.first_known,
         published=(
             events_beside(workspace, batch.batch_id, batch.as_of, ("user_id", "item_id"))
             if adds

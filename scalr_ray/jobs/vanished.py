@@ -18,7 +18,12 @@ _LEAST_THERE = 0.5
 
 
 def vanished_items(
-    source: EventStream, target: EventStream, translator: Translator, domain: str
+    source: EventStream,
+    target: EventStream,
+    translator: Translator,
+    domain: str,
+    *,
+    new: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
     """(I,) the target items of the translator that have no visible event any more.
 
@@ -27,6 +32,7 @@ def vanished_items(
         target: visible events of the target domain.
         translator: trained on what was visible then or before.
         domain: the target domain.
+        new: (I,) items that need no event, since they are known by something else.
 
     Raises:
         DataError: most of what the translator knows is not there: it is of other data.
@@ -35,17 +41,23 @@ def vanished_items(
     _missing(translator.source_items, source_keys(sources), "source")
     wanted = f"WHERE domain = {quote_text(domain)}"
     targets = query(target, f"SELECT DISTINCT item_id FROM {{events}} {wanted}")
-    return _missing(translator.target_items, targets["item_id"], "target")
+    return _missing(translator.target_items, targets["item_id"], "target", new)
 
 
-def _missing(known: Vocabulary, seen: pa.ChunkedArray, side: str) -> NDArray[np.bool_]:
+def _missing(
+    known: Vocabulary, seen: pa.ChunkedArray, side: str, new: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     same_type = pc.cast(seen, known.ids.type)
     codes = known.codes(same_type)
     missing = np.ones(len(known), dtype=bool)
     missing[codes[codes >= 0]] = False
-    if missing.mean() > 1 - _LEAST_THERE:
+    expected = len(known)
+    if new is not None:
+        missing &= ~new
+        expected -= int(new.sum())
+    if missing.sum() > (1 - _LEAST_THERE) * expected:
         raise DataError(
-            f"{int(missing.sum()):,} of the {len(known):,} {side} items that the translator knows "
+            f"{int(missing.sum()):,} of the {expected:,} {side} items that the translator knows "
             "have no visible events: it was trained on other data; run `scalr train`"
         )
     return missing

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scalr_ray.core.clock import to_micros
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.pairs import counts_to_keep
+from scalr_ray.learn.prior import prior_as_of
 from scalr_ray.offline_store.limits import Limits
 from scalr_ray.translator.counts import PairRules
 from scalr_ray.translator.encode import Vocabulary
@@ -23,7 +23,6 @@ from scalr_ray.translator.frequency import (
     overlap_marginal,
 )
 from scalr_ray.translator.noise import Noise
-from scalr_ray.translator.prior import prior_mix_shares
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.weighing import Weighing
 
@@ -104,13 +103,7 @@ def translator_as_of(
         counts=count_users(history, own) if by_product else nothing,
         marginal=overlap_marginal(history, own) + MARGINAL_PSEUDO_USERS,
         mix=mix,
-        prior=prior_mix_shares(
-            seen.target.items,
-            seen.target.appear,
-            items=items,
-            as_of_micros=to_micros(cutoff),
-            mix=mix,
-        ),
+        prior=prior_as_of(seen, cutoff, kind="frequency", mix=mix),
         first_seen=first_sightings(seen),
         delays=delay_quantiles(seen.source, seen.target),
         strength=strength,

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from feast import FeatureStore
+from feast import FeatureService, FeatureStore
 from feast.errors import FeatureServiceNotFoundException, FeatureViewNotFoundException
 from numpy.typing import NDArray
 
@@ -95,24 +95,43 @@ def pull_features(
     Raises:
         UsageError: the service is not registered, or one of its views has other entities.
     """
-    try:
-        registered = store.get_feature_service(service)
-    except FeatureServiceNotFoundException as error:
-        raise UsageError(
-            f"feature service {service} is not registered; run `scalr apply`"
-        ) from error
     rows = pa.table({key: ids, EVENT_TIMESTAMP: pa.array(times).cast(TIMESTAMP)})
-    for projection in registered.feature_view_projections:
-        keys = store.get_feature_view(projection.name).join_keys
-        if keys != [key]:
-            raise UsageError(
-                f"view {projection.name} of feature service {service} has the keys {keys}; only "
-                f"views of [{key!r}] can be served here"
-            )
     job = store.get_historical_features(
-        entity_df=rows, features=registered, filter_by_created_timestamp=True
+        entity_df=rows,
+        features=_service_of(store, service, key),
+        filter_by_created_timestamp=True,
     )
     return job.to_arrow().drop_columns([key, EVENT_TIMESTAMP])
+
+
+def pull_known(store: FeatureStore, service: str, *, key: str, as_of: datetime) -> pa.Table:
+    """The entities that a feature service has rows of as of a time, expired ones included.
+
+    Args:
+        store: an opened feature store.
+        service: name of a feature service, all of whose views have the entity `key`.
+        key: the join key.
+        as_of: T; rows have event_timestamp <= T and were available by T.
+
+    Returns:
+        `key`, ascending, and `since`: the event time of its first row.
+
+    Raises:
+        UsageError: the service is not registered, or one of its views has other entities.
+    """
+    seen = []
+    for projection in _service_of(store, service, key).feature_view_projections:
+        job = store.get_historical_features(
+            features=[f"{projection.name}:{projection.features[0].name}"],
+            end_date=as_of,
+            filter_by_created_timestamp=True,
+        )
+        seen.append(job.to_arrow().select([key, EVENT_TIMESTAMP]))
+    rows = pa.concat_tables(seen)
+    firsts = rows.group_by(key).aggregate([(EVENT_TIMESTAMP, "min")])
+    firsts = firsts.filter(pc.is_valid(firsts[key])).sort_by(key)
+    since = firsts[f"{EVENT_TIMESTAMP}_min"].cast(TIMESTAMP)
+    return pa.table({key: firsts[key], "since": since})
 
 
 def all_visible_from(store: FeatureStore, views: tuple[str, ...]) -> datetime | None:
@@ -157,6 +176,23 @@ def registered(store: FeatureStore) -> Registered:
         ),
         feature_services=tuple(sorted(item.name for item in store.list_feature_services())),
     )
+
+
+def _service_of(store: FeatureStore, service: str, key: str) -> FeatureService:
+    try:
+        registered = store.get_feature_service(service)
+    except FeatureServiceNotFoundException as error:
+        raise UsageError(
+            f"feature service {service} is not registered; run `scalr apply`"
+        ) from error
+    for projection in registered.feature_view_projections:
+        keys = store.get_feature_view(projection.name).join_keys
+        if keys != [key]:
+            raise UsageError(
+                f"view {projection.name} of feature service {service} has the keys {keys}; only "
+                f"views of [{key!r}] can be served here"
+            )
+    return registered
 
 
 def _event_set(store: FeatureStore, view: str, *, end: datetime, known: bool) -> pa.Table:

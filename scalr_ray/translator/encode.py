@@ -69,6 +69,11 @@ def source_domains(keys: pa.Array) -> pa.Array:
     return pc.list_element(pc.split_pattern(keys, KEY_SEPARATOR, max_splits=1), 0)
 
 
+def source_ids(keys: pa.Array) -> pa.Array:
+    """(N,) the item id, as text, of each key of `source_keys`."""
+    return pc.list_element(pc.split_pattern(keys, KEY_SEPARATOR, max_splits=1), 1)
+
+
 def incidence(
     rows: NDArray[np.int64], cols: NDArray[np.int64], shape: tuple[int, int]
 ) -> sparse.csr_matrix:

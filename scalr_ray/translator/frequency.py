@@ -24,6 +24,7 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.translator.counts import ONE, PairCounts
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
+from scalr_ray.translator.prior import log_prior_of
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.weighing import Weighing
 
@@ -94,8 +95,7 @@ class FrequencyTranslator:
     @cached_property
     def log_prior(self) -> NDArray[np.float32]:
         """(I,) logarithm of the prior, -inf where not rankable."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.prior), dtype=np.float32)
+        return log_prior_of(self.prior)
 
     @property
     def kind(self) -> str:
@@ -121,6 +121,10 @@ class FrequencyTranslator:
         """The same counts and prior under another exponent and temperature."""
         strength = replace(self.strength, alpha=alpha, temperature=temperature)
         return replace(self, strength=strength)
+
+    def with_prior(self, prior: NDArray[np.float64]) -> FrequencyTranslator:
+        """The same counts and strength over another prior (I,), say that of a later time."""
+        return replace(self, prior=prior)
 
     def with_shrinkage(self, shrinkage: float) -> FrequencyTranslator:
         """The same counts, pulled towards the marginal by another number of pseudo-users."""

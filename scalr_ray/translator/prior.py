@@ -21,10 +21,15 @@ from numpy.typing import NDArray
 
 from scalr_ray.translator.prior_mix import DAY_MICROS, PriorMix, check_windows, shares_of
 
+# An item that nobody has touched yet is less likely than one that somebody has, and possible.
+NEW_ITEM_EVENTS = 0.5
+
 __all__ = [
     "DAY_MICROS",
+    "NEW_ITEM_EVENTS",
     "PopularityIndex",
     "PriorMix",
+    "log_prior_of",
     "prior_mix_shares",
     "window_shares",
 ]
@@ -37,6 +42,7 @@ def prior_mix_shares(
     items: int,
     as_of_micros: int,
     mix: PriorMix,
+    new: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """The prior of every item as of one moment.
 
@@ -46,10 +52,12 @@ def prior_mix_shares(
         items: I, the size of the catalogue.
         as_of_micros: the moment; events that appear later count for nothing.
         mix: windows and weights.
+        new: (I,) items that are known by something else than events: one that has not been seen
+            counts as `NEW_ITEM_EVENTS` of long ago.
 
     Returns:
-        (I,) probabilities that sum to one; 0 for an item that has not been seen, and everywhere
-        when nothing has.
+        (I,) probabilities that sum to one; 0 for any other item that has not been seen, and
+        everywhere when nothing has.
 
     Example:
         >>> mix = PriorMix(windows_days=(1, None), weights=(0.5, 0.5))
@@ -59,7 +67,16 @@ def prior_mix_shares(
         [0.375, 0.625, 0.0]
     """
     counts, totals = _window_counts(codes, appears, items, as_of_micros, mix.windows_days)
-    return mix.of_counts(counts, totals)
+    if new is None or not totals[-1]:
+        return mix.of_counts(counts, totals)
+    ever = np.where(new & (counts[-1] == 0), NEW_ITEM_EVENTS, counts[-1])
+    return mix.of_counts([*counts[:-1], ever], [*totals[:-1], np.asarray(ever.sum())])
+
+
+def log_prior_of(prior: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(I,) its logarithm as scores take it; -inf for an item that has not been seen."""
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(prior), dtype=np.float32)
 
 
 def window_shares(
@@ -161,8 +178,7 @@ class PopularityIndex:
             [[1.0, 0.0], [0.5, 0.5]]
         """
         counts, totals = self._counts(items, np.asarray(times), self.mix.windows_days)
-        with np.errstate(divide="ignore"):
-            return np.asarray(np.log(self.mix.of_counts(counts, totals)), dtype=np.float32)
+        return log_prior_of(self.mix.of_counts(counts, totals))
 
     def log_prior_all(self, time: int) -> NDArray[np.float32]:
         """(I,) the log prior of the whole catalogue as of one time, -inf where not visible."""

@@ -5,11 +5,16 @@ Legend: I target items, K windows.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Whole numbers, but for events that stand for what might have been.
+_Numbers = NDArray[np.int64] | NDArray[np.float64]
 
 DAY_MICROS = 86_400_000_000
 # What the all-time window weighs at least: an item that was ever seen has a positive prior.
@@ -67,8 +72,17 @@ class PriorMix:
         """
         return cls(windows_days=(window_days, None), weights=(1.0, background), per_event=True)
 
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> PriorMix:
+        """The mix whose `asdict` was saved."""
+        return cls(
+            windows_days=tuple(saved["windows_days"]),
+            weights=tuple(saved["weights"]),
+            per_event=saved["per_event"],
+        )
+
     def of_counts(
-        self, counts: list[NDArray[np.int64]], totals: list[NDArray[np.int64]]
+        self, counts: Sequence[_Numbers], totals: Sequence[_Numbers]
     ) -> NDArray[np.float64]:
         """The prior from the counts of the windows.
 
@@ -99,9 +113,7 @@ def check_windows(windows_days: tuple[int | None, ...]) -> None:
         raise ValueError(f"windows ascend and end with None, all time; got {windows_days}")
 
 
-def shares_of(
-    counts: list[NDArray[np.int64]], totals: list[NDArray[np.int64]]
-) -> list[NDArray[np.float64]]:
+def shares_of(counts: Sequence[_Numbers], totals: Sequence[_Numbers]) -> list[NDArray[np.float64]]:
     """The share of each item in each window, or in the next longer one that has events.
 
     Args:
@@ -117,9 +129,7 @@ def shares_of(
     return shares[::-1]
 
 
-def _weighted_sum(
-    weights: tuple[float, ...], terms: list[NDArray[np.int64]] | list[NDArray[np.float64]]
-) -> NDArray[np.float64]:
+def _weighted_sum(weights: tuple[float, ...], terms: Sequence[_Numbers]) -> NDArray[np.float64]:
     """sum_k weight_k * term_k, added up in the order of the windows."""
     total = np.zeros(np.shape(terms[0]))
     for weight, term in zip(weights, terms, strict=True):

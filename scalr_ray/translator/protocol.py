@@ -19,6 +19,7 @@ from scipy import sparse
 
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.histories import Users
+from scalr_ray.translator.prior_mix import PriorMix
 
 
 class Translator(Protocol):
@@ -61,8 +62,12 @@ class Translator(Protocol):
         """Divides the log score before the softmax."""
 
     @property
+    def mix(self) -> PriorMix:
+        """The look-backs that the prior is made of."""
+
+    @property
     def log_prior(self) -> NDArray[np.float32]:
-        """(I,) of the train cutoff; -inf for items that are never proposed."""
+        """(I,) of the train cutoff, or of `with_prior`; -inf for items that are never proposed."""
 
     def evidence(self, users: Users) -> NDArray[np.float32]:
         """(B, I) log of how much likelier each item is for this user than for anybody.
@@ -86,6 +91,9 @@ class Translator(Protocol):
 
     def tuned(self, *, alpha: float, temperature: float) -> Self:
         """The same translator under another exponent and temperature."""
+
+    def with_prior(self, prior: NDArray[np.float64]) -> Self:
+        """The same translator over another prior (I,), say that of a later time."""
 
 
 def as_prior(translator: Translator) -> Translator:

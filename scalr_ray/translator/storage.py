@@ -155,7 +155,7 @@ def _load_frequency(settings: dict[str, Any], folder: Path) -> FrequencyTranslat
         weighing=Weighing.from_json(settings["weighing"]),
         pair_users=matrix("users") if "users" in counts.column_names else None,
         pair_units=counts["units"].to_numpy() if "units" in counts.column_names else None,
-        mix=_mix(settings["prior_mix"]),
+        mix=PriorMix.from_json(settings["prior_mix"]),
         marginal=targets["marginal"].to_numpy(),
         prior=targets["prior"].to_numpy(),
         first_seen=targets["first_seen"].to_numpy(),
@@ -165,12 +165,4 @@ def _load_frequency(settings: dict[str, Any], folder: Path) -> FrequencyTranslat
             alpha=settings["alpha"],
             temperature=settings["temperature"],
         ),
-    )
-
-
-def _mix(saved: dict[str, Any]) -> PriorMix:
-    return PriorMix(
-        windows_days=tuple(saved["windows_days"]),
-        weights=tuple(saved["weights"]),
-        per_event=saved["per_event"],
     )

@@ -238,6 +238,7 @@ def _translator(items: int) -> object:
     from scalr_ray.translator.neural.config import NetShape
     from scalr_ray.translator.neural.net import TranslatorNet
     from scalr_ray.translator.neural.translator import NeuralTranslator
+    from scalr_ray.translator.prior_mix import PriorMix
 
     torch.manual_seed(0)
     net = TranslatorNet(NetShape(source_items=10_000, target_items=items, event_types=1))
@@ -254,6 +255,7 @@ def _translator(items: int) -> object:
         source_items=Vocabulary(ids=pa.array(range(10_000))),
         target_items=Vocabulary(ids=pa.array(range(items))),
         event_types=Vocabulary(ids=pa.array(["view"])),
+        mix=PriorMix(windows_days=(None,), weights=(1.0,)),
         log_prior=np.log(share / share.sum()).astype(np.float32),
         first_seen=np.random.default_rng(1).integers(0, 20_000, items) * _DAY,
         delays=np.array([_DAY]),

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -27,6 +28,8 @@ from scalr_ray.jobs.train import train
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchState
 from scalr_ray.offline_store.cluster import ray_session
+from scalr_ray.translator import PriorMix, load_translator
+from scalr_ray.translator.protocol import log_softmax, mask_entries
 
 pytestmark = [
     pytest.mark.feast,
@@ -213,6 +216,62 @@ def test_a_young_translator_is_used_again(journey):
     versions = {journey.steps[name].told["record"]["translator_version"] for name in BY_THE_FIRST}
     assert len(versions) == 1
     assert journey.steps["accepted after all"].verbs.count("train") == 1
+
+
+def proposed_before(journey: Journey, name: str) -> set[tuple[str, str]]:
+    """The pairs of the batches that a run adds to."""
+    earlier = BY_THE_FIRST[: BY_THE_FIRST.index(name)]
+    pairs = [journey.batch(one).select(["user_id", "item_id"]).to_pylist() for one in earlier]
+    return {(row["user_id"], row["item_id"]) for rows in pairs for row in rows}
+
+
+def test_a_batch_is_drawn_under_the_prior_of_its_time(journey):
+    # By its definition: log prior_t + alpha * evidence, over what the user has not and was not
+    # proposed; the evidence is that of the training, three days older than the prior.
+    name = "accepted after all"
+    step, batch, before = journey.steps[name], journey.batch(name), proposed_before(journey, name)
+    with journey.opened() as workspace:
+        record = workspace.ledger.translator(step.told["record"]["translator_version"])
+        events = workspace.training_events(step.as_of)
+    model = load_translator(Path(record.path))
+    assert record.train_cutoff < step.as_of
+    prior = PriorMix.recent(window_days=90, background=0.01).of_counts(
+        *counted(journey, model.target_items.ids.to_pylist(), step.as_of)
+    )
+    assert not np.allclose(prior, model.prior, rtol=1e-3)
+    coded = events.under(model.source_items, model.target_items)
+    ids = sorted(set(batch["user_id"].to_pylist()))
+    users = coded.known(coded.users.codes(pa.array(ids)), step.as_of)
+    with np.errstate(divide="ignore"):
+        scores = np.log(prior)[None, :] + model.alpha * model.evidence(users)
+    scores /= model.temperature
+    mask_entries(scores, users.own.incidence(len(prior)))
+    for user, item in before:
+        if user in ids:
+            scores[ids.index(user), model.target_items.ids.index(item).as_py()] = -np.inf
+    likelihood = np.exp(log_softmax(scores))
+    for row in batch.to_pylist():
+        at = model.target_items.ids.index(row["item_id"]).as_py()
+        assert row["likelihood"] == pytest.approx(
+            likelihood[ids.index(row["user_id"]), at], rel=1e-4
+        )
+
+
+def counted(journey: Journey, items: list[str], as_of: datetime) -> tuple[list, list]:
+    """Pairs by the first event that is visible, in 90 days and ever: by brute force."""
+    rows = ds.dataset(Layout.of(journey.repo).events("target_events")).to_table().to_pylist()
+    firsts: dict[tuple[str, str], tuple[datetime, datetime]] = {}
+    for row in rows:
+        happened, known = row["event_timestamp"], row["available_at"]
+        if happened < as_of and known <= as_of:
+            pair, appears = (row["user_id"], row["item_id"]), max(happened + MICROSECOND, known)
+            firsts[pair] = min(firsts.get(pair, (happened, appears)), (happened, appears))
+    windows = (
+        [item for (_, item), (_, appears) in firsts.items() if appears > as_of - 90 * DAY],
+        [item for _, item in firsts],
+    )
+    counts = [np.array([window.count(item) for item in items]) for window in windows]
+    return counts, [np.array(len(window)) for window in windows]
 
 
 def test_an_event_of_long_ago_that_arrives_now_is_new(journey):

@@ -32,6 +32,7 @@ from scalr_ray.learn.fit import FittedTranslator
 from scalr_ray.learn.neural.examples import training_queries, training_rows
 from scalr_ray.learn.neural.loop import LoopSettings
 from scalr_ray.learn.neural.task import OnEpoch, Train, TrainedNet, TrainingTask, train_here
+from scalr_ray.learn.prior import prior_as_of
 from scalr_ray.learn.strength import Chosen, choose_strength
 from scalr_ray.learn.window import Window, validation_window
 from scalr_ray.translator.histories import FeaturesAsOf
@@ -40,7 +41,7 @@ from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.features import FeatureSpec
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
-from scalr_ray.translator.prior import DAY_MICROS, PopularityIndex
+from scalr_ray.translator.prior import DAY_MICROS, PopularityIndex, log_prior_of
 from scalr_ray.translator.prior_mix import PriorMix
 
 # Share of the target events before the validation cut that say when to stop.
@@ -245,7 +246,10 @@ class _Fitting:
             source_items=events.source_items,
             target_items=events.target_items,
             event_types=events.event_types,
-            log_prior=self._index(seen).log_prior_all(to_micros(cut)),
+            mix=self.how.mix,
+            log_prior=log_prior_of(
+                prior_as_of(seen, cut, kind=NeuralTranslator.kind, mix=self.how.mix)
+            ),
             first_seen=first_sightings(seen),
             delays=delay_quantiles(seen.source, seen.target),
             item_features=_encoded(task.shape.item_features, of_items),

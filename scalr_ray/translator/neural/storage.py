@@ -1,7 +1,7 @@
 """A neural translator on disk: tensors, Parquet and JSON; loading one runs no code of its own.
 
 ```
-<folder>/translator.json            settings, shape, delays, and the sha256 of each other file
+<folder>/translator.json            settings, look-backs, shape, delays, sha256 of each other file
          weights.safetensors        of the net
          item_features.safetensors  encoded item features, where there are any
          source_items.parquet       key
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
+from scalr_ray.translator.prior_mix import PriorMix
 
 _WEIGHTS = "weights.safetensors"
 _ITEM_FEATURES = "item_features.safetensors"
@@ -53,6 +55,7 @@ def save_neural(translator: NeuralTranslator, folder: Path, *, without: Sequence
 
     settings = {
         "train_cutoff": translator.train_cutoff.isoformat(),
+        "prior_mix": asdict(translator.mix),
         "shape": translator.net.shape.to_json(),
         "alpha": translator.alpha,
         "temperature": translator.temperature,
@@ -110,6 +113,7 @@ def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> N
         source_items=_vocabulary(folder / "source_items.parquet"),
         target_items=Vocabulary(ids=targets["item_id"].combine_chunks()),
         event_types=_vocabulary(folder / "event_types.parquet"),
+        mix=PriorMix.from_json(settings["prior_mix"]),
         log_prior=np.array(targets["log_prior"]),
         first_seen=np.array(targets["first_seen"]),
         delays=np.asarray(settings["delays_us"], dtype=np.int64),

@@ -26,7 +26,8 @@ from scalr_ray.translator.neural.batch import SOURCE_SIDE, Batch, collate, padde
 from scalr_ray.translator.neural.candidates import AGE_DAYS, age_classes
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.scan import ItemTable
-from scalr_ray.translator.prior import DAY_MICROS
+from scalr_ray.translator.prior import DAY_MICROS, log_prior_of
+from scalr_ray.translator.prior_mix import PriorMix
 
 # Scores of a chunk of users, and vectors of a chunk of (candidate, token) pairs: 256 MB each.
 _CHUNK_SCORES = 1 << 26
@@ -59,7 +60,9 @@ class NeuralTranslator:
         source_items: vocabulary of (domain, item) keys, S of them.
         target_items: vocabulary of target item ids, I of them.
         event_types: vocabulary of event types.
-        log_prior: (I,) float32 of the train cutoff; -inf for items that are never proposed.
+        mix: the look-backs that the prior is made of.
+        log_prior: (I,) float32 of the train cutoff, or of a later generation time; -inf for items
+            that are never proposed.
         first_seen: (I,) microseconds since 1970 of the first event on each item.
         delays: quantiles of the delay from a source event to the next target event, microseconds.
         item_features: encoded item features, I rows each; None where the net takes none.
@@ -74,6 +77,7 @@ class NeuralTranslator:
     source_items: Vocabulary
     target_items: Vocabulary
     event_types: Vocabulary
+    mix: PriorMix
     log_prior: NDArray[np.float32]
     first_seen: NDArray[np.int64]
     delays: NDArray[np.int64]
@@ -103,6 +107,10 @@ class NeuralTranslator:
     def tuned(self, *, alpha: float, temperature: float) -> Self:
         """The same translator under another exponent and temperature."""
         return replace(self, alpha=alpha, temperature=temperature)
+
+    def with_prior(self, prior: NDArray[np.float64]) -> Self:
+        """The same net and strength over another prior (I,), say that of a later time."""
+        return replace(self, log_prior=log_prior_of(prior))
 
     def evidence(self, users: Users) -> NDArray[np.float32]:
         """(B, I) log of how much likelier each item is for this user than for anybody.

@@ -91,9 +91,9 @@ for _event in OBSERVED.target.to_pylist():
 TRIGGERED = {event["event_id"]: event["event_timestamp"] for event in OBSERVED.source.to_pylist()}
 
 
-def check(batch, *, max_psi=2.0, max_mass_frac=2.0, **others):
+def check(batch, observed=OBSERVED, *, max_psi=2.0, max_mass_frac=2.0, **others):
     checks = audit(
-        batch, OBSERVED, batch_id="batch-1", max_psi=max_psi, max_mass_frac=max_mass_frac, **others
+        batch, observed, batch_id="batch-1", max_psi=max_psi, max_mass_frac=max_mass_frac, **others
     )
     return {answer.name: answer for answer in checks}
 
@@ -312,6 +312,25 @@ def test_the_item_may_be_first_seen_at_the_time_of_the_event():
     first = FIRST_SEEN[row["item_id"]]
     assert failing(check(changed(position, event_timestamp=first))) == []
     assert failing(check(changed(position, event_timestamp=first - MOMENT))) == ["in_catalogue"]
+
+
+def test_an_item_without_events_may_be_known_by_its_features():
+    position, row = row_where(lambda _: True)
+    batch = changed(position, item_id="never touched")
+    assert failing(check(batch)) == ["in_catalogue"]
+
+    def known_from(first):
+        told = pa.table(
+            {
+                "item_id": ["never touched"],
+                "first_known": pa.array([first], SCHEMA.field("event_timestamp").type),
+            }
+        )
+        return replace(OBSERVED, first_known=told)
+
+    happened = row["event_timestamp"]
+    assert failing(check(batch, known_from(happened))) == []
+    assert failing(check(batch, known_from(happened + MOMENT))) == ["in_catalogue"]
 
 
 def test_drift_is_the_stability_index_against_the_prior():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -51,6 +52,18 @@ def test_new_items_are_no_reason_to_refuse(drawing: Drawing):
     )
     both = pa.concat_tables([drawing.target, renamed.cast(drawing.target.schema)])
     assert vanished(drawing, drawing.source, both) == vanished(
+        drawing, drawing.source, drawing.target
+    )
+
+
+def test_an_item_that_is_known_by_something_else_needs_no_event(drawing: Drawing):
+    as_of, ids = drawing.settings.as_of, drawing.translator.target_items.ids
+    lost = seen(drawing, drawing.target)[3:7]
+    left = without(drawing.target, lost)
+    new = np.isin(ids.to_pylist(), lost)
+    streams = table_stream(drawing.source, as_of), table_stream(left, as_of)
+    gone = vanished_items(*streams, drawing.translator, "target", new=new)
+    assert ids.filter(pa.array(gone)).to_pylist() == vanished(
         drawing, drawing.source, drawing.target
     )
 

@@ -7,12 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from neural_worlds import Event, coded, day
+from neural_worlds import Event, coded, day, event_table
 
 from scalr_ray.core.config import NeuralSettings
 from scalr_ray.core.errors import DataError
+from scalr_ray.learn import TrainingEvents, with_prior_as_of
 from scalr_ray.learn.neural import fit as fitting
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, stopping_task
+from scalr_ray.learn.prior import prior_as_of
+from scalr_ray.translator.prior import log_prior_of
 from scalr_ray.translator.prior_mix import PriorMix
 
 USERS, KINDS, EACH = 240, 4, 6
@@ -82,6 +85,17 @@ def test_nothing_at_or_after_the_cutoff_moves_a_bit():
     ours, theirs = plain.translator.net.state_dict(), other.translator.net.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert plain.translator.log_prior.tobytes() == other.translator.log_prior.tobytes()
+    # Of a later generation time only the prior is another: that which a training then would count.
+    alone = event_table("target", [*target, *later, *late])
+    events = TrainingEvents.coded(alone.slice(0, 0), alone)
+    assert with_prior_as_of(plain.translator, events, day(120)) is plain.translator
+    again = prior_as_of(events, day(120), kind="neural", mix=HOW.mix)
+    assert log_prior_of(again).tobytes() == plain.translator.log_prior.tobytes()
+    then = with_prior_as_of(plain.translator, events, day(150))
+    assert then.net is plain.translator.net
+    expected = prior_as_of(events, day(150), kind="neural", mix=HOW.mix)
+    assert then.log_prior.tobytes() == log_prior_of(expected).tobytes()
+    assert then.log_prior[1] > plain.translator.log_prior[1]
 
 
 def test_too_few_users_without_target_history_are_named():

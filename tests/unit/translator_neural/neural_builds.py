@@ -14,6 +14,7 @@ from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.features import FeatureSpec
 from scalr_ray.translator.neural.net import TranslatorNet
 from scalr_ray.translator.neural.translator import NeuralTranslator
+from scalr_ray.translator.prior_mix import PriorMix
 
 DAY = 86_400_000_000
 SOURCES, TARGETS = 6, 7
@@ -76,6 +77,7 @@ def translator(
         source_items=Vocabulary(ids=pa.array([f"s{item}" for item in range(SOURCES)])),
         target_items=Vocabulary(ids=pa.array(range(TARGETS))),
         event_types=Vocabulary(ids=pa.array(["buy", "view"])),
+        mix=PriorMix(windows_days=(None,), weights=(1.0,)),
         log_prior=np.log(share).astype(np.float32),
         first_seen=np.arange(TARGETS) * 4 * DAY,
         delays=np.array([DAY, 2 * DAY]),

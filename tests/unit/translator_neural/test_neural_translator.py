@@ -203,6 +203,8 @@ def test_a_translator_survives_its_folder(users, tmp_path: Path):
     assert again.target_items == model.target_items
     assert again.source_items == model.source_items
     assert again.event_types == model.event_types
+    assert again.mix == model.mix
+    assert again.log_prior.tobytes() == model.log_prior.tobytes()
     assert np.array_equal(again.first_seen, model.first_seen)
     assert np.array_equal(again.delays, model.delays)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t"]

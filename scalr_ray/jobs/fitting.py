@@ -8,7 +8,8 @@ without them; a network, which takes long to train, learns without them from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from scalr_ray.learn import (
     validation_window,
 )
 from scalr_ray.offline_store.cluster import ray_session
+from scalr_ray.offline_store.store import engine_of
 from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:
@@ -155,16 +157,24 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
 def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
-    trainings = _Trainings(workspace, prior)
-    fitted = fit_neural(
-        stage.events,
-        validation_cut=stage.validation_cut,
-        cutoff=stage.cutoff,
-        how=neural_fit(workspace, prior),
-        hidden=stage.hidden,
-        train=trainings.train,
-        on_epoch=partial(_note_epoch, workspace),
-    )
+    trainings, how = _Trainings(workspace, prior), neural_fit(workspace, prior)
+    config = workspace.config
+    session: AbstractContextManager[None] = nullcontext()
+    if config.translator.neural.workers != 0:
+        engine = engine_of(workspace.store.config)
+        how = replace(how, engine=engine)
+        if engine.takes_cluster(stage.events.count):  # one session, in which the rows stay
+            session = ray_session(config.resources.cpus)
+    with session:
+        fitted = fit_neural(
+            stage.events,
+            validation_cut=stage.validation_cut,
+            cutoff=stage.cutoff,
+            how=how,
+            hidden=stage.hidden,
+            train=trainings.train,
+            on_epoch=partial(_note_epoch, workspace),
+        )
     return _FittedKind(
         translator=fitted.translator,
         on_stage=fitted.at_validation,

@@ -154,17 +154,20 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
     )
 
 
+def ray_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
+    """The same for nets that Ray Train trains, if any: their rows may be made on a cluster."""
+    how, workers = neural_fit(workspace, prior), workspace.config.translator.neural.workers
+    return how if workers == 0 else replace(how, engine=engine_of(workspace.store.config))
+
+
 def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
-    trainings, how = _Trainings(workspace, prior), neural_fit(workspace, prior)
-    config = workspace.config
+    trainings, how = _Trainings(workspace, prior), ray_fit(workspace, prior)
     session: AbstractContextManager[None] = nullcontext()
-    if config.translator.neural.workers != 0:
-        engine = engine_of(workspace.store.config)
-        how = replace(how, engine=engine)
-        if engine.takes_cluster(stage.events.count):  # one session, in which the rows stay
-            session = ray_session(config.resources.cpus)
+    if how.engine is not None and how.engine.takes_cluster(stage.events.count):
+        # The rows of a training stay in the session in which they were made.
+        session = ray_session(workspace.config.resources.cpus)
     with session:
         fitted = fit_neural(
             stage.events,

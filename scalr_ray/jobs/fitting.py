@@ -8,7 +8,8 @@ without them; a network, which takes long to train, learns without them from the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from scalr_ray.learn import (
     validation_window,
 )
 from scalr_ray.offline_store.cluster import ray_session
+from scalr_ray.offline_store.store import engine_of
 from scalr_ray.translator import Translator
 
 if TYPE_CHECKING:
@@ -152,19 +154,30 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
     )
 
 
+def ray_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
+    """The same for nets that Ray Train trains, if any: their rows may be made on a cluster."""
+    how, workers = neural_fit(workspace, prior), workspace.config.translator.neural.workers
+    return how if workers == 0 else replace(how, engine=engine_of(workspace.store.config))
+
+
 def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
-    trainings = _Trainings(workspace, prior)
-    fitted = fit_neural(
-        stage.events,
-        validation_cut=stage.validation_cut,
-        cutoff=stage.cutoff,
-        how=neural_fit(workspace, prior),
-        hidden=stage.hidden,
-        train=trainings.train,
-        on_epoch=partial(_note_epoch, workspace),
-    )
+    trainings, how = _Trainings(workspace, prior), ray_fit(workspace, prior)
+    session: AbstractContextManager[None] = nullcontext()
+    if how.engine is not None and how.engine.takes_cluster(stage.events.count):
+        # The rows of a training stay in the session in which they were made.
+        session = ray_session(workspace.config.resources.cpus)
+    with session:
+        fitted = fit_neural(
+            stage.events,
+            validation_cut=stage.validation_cut,
+            cutoff=stage.cutoff,
+            how=how,
+            hidden=stage.hidden,
+            train=trainings.train,
+            on_epoch=partial(_note_epoch, workspace),
+        )
     return _FittedKind(
         translator=fitted.translator,
         on_stage=fitted.at_validation,

@@ -201,6 +201,11 @@ class TrainingEvents:
         """The first target event of each (user, item) pair."""
         return self.target_log.firsts()
 
+    @property
+    def count(self) -> int:
+        """How many events both logs hold."""
+        return len(self.source_log) + len(self.target_log)
+
     def as_of(self, moment: datetime) -> TrainingEvents:
         """What was visible as of `moment`, under the same codes."""
         return replace(

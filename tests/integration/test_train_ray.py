@@ -20,6 +20,7 @@ from tensorboard_events import scalars
 
 from scalr_ray.core.errors import ConfigError, TrainingDiverged
 from scalr_ray.learn.neural.distributed import Cluster, train_distributed
+from scalr_ray.learn.neural.examples_ray import RowsOnCluster
 
 pytestmark = [
     pytest.mark.ray,
@@ -88,9 +89,14 @@ def test_one_worker_that_is_killed_gives_bit_for_bit_what_the_loop_gives_alone(t
 def test_as_many_workers_as_there_is_room_for_with_sharded_tables_agree_with_the_loop(tmp_path):
     task = training_task(users=1280)
     alone = trained_alone(task)
-    shuffled = ray.data.from_arrow(task.rows.take(np.random.default_rng(0).permutation(1280)))
+    shuffled = RowsOnCluster(
+        dataset=ray.data.from_arrow(task.rows.take(np.random.default_rng(0).permutation(1280))),
+        num_rows=1280,
+        queries=task.queries,
+        fingerprint="shuffled",
+    )
     where = Cluster(storage=tmp_path, name="two", workers=(1, 8), shard_from_rows=10)
-    run = train_distributed(task, cluster=where, rows=shuffled)
+    run = train_distributed(replace(task, rows=shuffled), cluster=where)
     assert run.workers == 2
     assert_agrees(run, alone)
 

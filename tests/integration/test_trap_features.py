@@ -15,14 +15,16 @@ import pytest
 from planted_logs import cut_of, planted_events, write_log
 
 from scalr_ray.core.clock import to_micros
-from scalr_ray.jobs.fitting import neural_fit, prior_of
+from scalr_ray.jobs.fitting import neural_fit, prior_of, ray_fit
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.sdk import Scalr
 from scalr_ray.jobs.train import default_validation_cut
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.learn import Prior
 from scalr_ray.learn.neural.fit import stopping_task
 from scalr_ray.learn.neural.task import TrainingTask
+from scalr_ray.offline_store.engine import Engine
 
 pytestmark = pytest.mark.feast
 
@@ -125,3 +127,20 @@ def test_what_becomes_known_after_the_cut_changes_no_bit_of_what_a_net_learns_fr
         assert learned_from(stamped, known) == plain.fingerprint
     # It is a trap: what was known in time is learned from.
     assert learned_from(long_before, long_before) != plain.fingerprint
+
+
+def test_rows_may_be_made_on_a_cluster_where_ray_train_takes_them_from_there(repo):
+    prior = Prior.fixed(90, 0.1)
+
+    def engine(*settings: str) -> Engine | None:
+        workspace = Workspace(repo, (*SETTINGS, *settings), Progress())
+        try:
+            assert neural_fit(workspace, prior).engine is None
+            return ray_fit(workspace, prior).engine
+        finally:
+            workspace.close()
+
+    found = engine()
+    assert found is not None
+    assert found.name == "auto"
+    assert engine("translator.neural.workers=0") is None

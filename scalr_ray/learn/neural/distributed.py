@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -46,9 +46,6 @@ from scalr_ray.learn.neural.progress import News, board, tensorboard
 from scalr_ray.learn.neural.sharding import SHARDED_FROM_ROWS, backend
 from scalr_ray.learn.neural.task import OnEpoch, TrainedNet, TrainingTask
 from scalr_ray.learn.neural.worker import Job, train_worker
-
-if TYPE_CHECKING:
-    from ray.data import Dataset
 
 # Ray Train looks after its workers every two seconds, and every checkpoint would wait for that.
 _ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
@@ -101,7 +98,6 @@ def train_distributed(
     on_epoch: OnEpoch = lambda _, __: None,
     *,
     cluster: Cluster,
-    rows: Dataset | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> TrainedRun:
     """Train a net on a Ray cluster, within a session of Ray.
@@ -114,7 +110,6 @@ def train_distributed(
         on_epoch: called with the name of the task and the report of each epoch, from another
             thread.
         cluster: on what, and where the run is kept. TensorBoard files are written beside it.
-        rows: training rows in place of the task's, where they are too many for one machine.
         on_progress: called from that thread too, about twice a second.
 
     Returns:
@@ -130,7 +125,7 @@ def train_distributed(
     settings = task.settings
     scaling = _scaling(cluster)
     dealt = partial(shared_feed, batch_rows=settings.batch_rows, seed=settings.seed)
-    feed = dealt(task.rows if rows is None else rows)
+    feed = dealt(task.rows)
     checked = None if task.validation is None else dealt(task.validation)
     if scaling.max_workers > feed.lanes:
         raise ConfigError(

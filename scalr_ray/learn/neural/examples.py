@@ -71,6 +71,20 @@ def training_rows(
         DataError: there are no queries, or the features are not one row per query.
     """
     queries = training_queries(events, start=start, end=end)
+    refuse_unlearnable(queries, features, start=start, end=end)
+    return rows_of(
+        events, queries, start=start, end=end, length=length, as_of=as_of, features=features
+    )
+
+
+def refuse_unlearnable(
+    queries: pa.Table, features: pa.Table | None, *, start: datetime, end: datetime
+) -> None:
+    """Stop where nothing can be learned from the queries of all users, start <= time < end.
+
+    Raises:
+        DataError: there are none, or the features are not one row per query.
+    """
     if queries.num_rows == 0:
         raise TooLittleData(
             f"there are no target events from {start:%Y-%m-%d} to {end:%Y-%m-%d} to learn from; "
@@ -81,6 +95,19 @@ def training_rows(
             f"{features.num_rows} rows of user features for {queries.num_rows} queries; ask the "
             "feature service for one row per query"
         )
+
+
+def rows_of(
+    events: TrainingEvents,
+    queries: pa.Table,
+    *,
+    start: datetime,
+    end: datetime,
+    length: int,
+    as_of: datetime | None,
+    features: pa.Table | None,
+) -> pa.Table:
+    """The rows of `training_queries` of any users, also where there are none; see above."""
     if as_of is not None:
         assert as_of <= start, "an event must not be asked about when it is known"
         asked = pa.array(np.full(queries.num_rows, to_micros(as_of)))

@@ -31,7 +31,8 @@ from scalr_ray.core.keyed import keyed_bits, stream_seed
 
 if TYPE_CHECKING:
     import ray
-    from ray.data import Dataset
+
+    from scalr_ray.learn.neural.examples_ray import RowsOnCluster
 
 MOST_LANES = 64
 _BLOCK_BYTES = 32 * 2**20
@@ -120,11 +121,15 @@ def table_feed(rows: pa.Table, *, batch_rows: int, seed: int) -> Feed:
     )
 
 
-def shared_feed(rows: pa.Table | Dataset, *, batch_rows: int, seed: int) -> Feed:
+def shared_feed(rows: pa.Table | RowsOnCluster, *, batch_rows: int, seed: int) -> Feed:
     """A feed of training rows in Ray's object store, for workers anywhere on the cluster.
 
-    The order of a Dataset does not matter: its rows are sorted, by Ray Data, by keys of their own.
+    Rows that are on the cluster stay there: Ray Data sorts them by keys of their own, so that the
+    order in which they lie does not matter, and cuts them where `table_feed` would.
     The object store keeps the blocks for as long as this process keeps the feed.
+
+    Raises:
+        RetryLater: the cluster gave up.
     """
     import ray
 
@@ -133,9 +138,12 @@ def shared_feed(rows: pa.Table | Dataset, *, batch_rows: int, seed: int) -> Feed
         references = [ray.put(block.combine_chunks()) for block in local.blocks]
         counts = list(local.counts)
     else:
-        keyed = rows.map_batches(_with_order, batch_format="pyarrow").materialize()
-        count = _block_count(keyed.size_bytes(), batch_rows)
-        sorted_rows = keyed.sort(_ORDER).repartition(count).materialize()
+        from scalr_ray.offline_store.distribute import cluster_errors, in_arrow
+
+        with cluster_errors():
+            keyed = in_arrow(rows.dataset, _with_order).materialize()
+            count = _block_count(keyed.size_bytes(), batch_rows)
+            sorted_rows = keyed.sort(_ORDER).repartition(count).materialize()
         bundles = list(sorted_rows.iter_internal_ref_bundles())
         references = [reference for bundle in bundles for reference in bundle.block_refs]
         counts = [metadata.num_rows for bundle in bundles for metadata in bundle.metadata]

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,10 @@ from scalr_ray.translator.neural.translator import NeuralTranslator
 from scalr_ray.translator.prior import DAY_MICROS, PopularityIndex, log_prior_of
 from scalr_ray.translator.prior_mix import PriorMix
 
+if TYPE_CHECKING:
+    from scalr_ray.learn.neural.examples_ray import RowsOnCluster
+    from scalr_ray.offline_store.engine import Engine
+
 # Share of the target events before the validation cut that say when to stop.
 _INNER_SHARE = 0.1
 # However few rows there are, training may take so many steps, and waits so long for a better one.
@@ -69,6 +74,8 @@ class NeuralFit:
         seed: of everything random.
         user_features: what Feast serves of users as of times; None without.
         item_features: what it serves of target items; None without.
+        engine: whether a Ray cluster makes the rows, for a `train` that takes them from there; None
+            makes them here.
     """
 
     mix: PriorMix
@@ -77,6 +84,7 @@ class NeuralFit:
     seed: int
     user_features: FeaturesAsOf | None = None
     item_features: FeaturesAsOf | None = None
+    engine: Engine | None = None
 
 
 def fit_neural(
@@ -199,7 +207,7 @@ class _Fitting:
         settings, items = self.how.settings, len(events.target_items)
         queries = training_queries(events, start=EPOCH, end=cut)
         served = self._of_users(events.users.ids.take(queries["user"]), np.asarray(queries["time"]))
-        rows = training_rows(events, start=EPOCH, end=cut, length=settings.length, features=served)
+        rows = self._rows(events, start=EPOCH, end=cut, features=served)
         asked_at = _feature_times(np.asarray(queries["time"]), cut)
         of_items = self._of_items(events.target_items.ids, asked_at)
         shape = NetShape(
@@ -255,17 +263,35 @@ class _Fitting:
             item_features=_encoded(task.shape.item_features, of_items),
         )
 
-    def _validation(self, events: TrainingEvents, cut: datetime, until: datetime) -> pa.Table:
+    def _validation(
+        self, events: TrainingEvents, cut: datetime, until: datetime
+    ) -> pa.Table | RowsOnCluster:
         """Rows of the target events in [cut, until), all asked as of `cut`."""
         queries = training_queries(events, start=cut, end=until)
         times = np.full(queries.num_rows, to_micros(cut))
-        return training_rows(
-            events,
-            start=cut,
-            end=until,
-            length=self.how.settings.length,
-            as_of=cut,
-            features=self._of_users(events.users.ids.take(queries["user"]), times),
+        served = self._of_users(events.users.ids.take(queries["user"]), times)
+        return self._rows(events, start=cut, end=until, as_of=cut, features=served)
+
+    def _rows(
+        self,
+        events: TrainingEvents,
+        *,
+        start: datetime,
+        end: datetime,
+        features: pa.Table | None,
+        as_of: datetime | None = None,
+    ) -> pa.Table | RowsOnCluster:
+        """The same rows, made here or on a cluster."""
+        length, engine = self.how.settings.length, self.how.engine
+        if engine is None or not engine.takes_cluster(events.count):
+            return training_rows(
+                events, start=start, end=end, length=length, as_of=as_of, features=features
+            )
+        from scalr_ray.learn.neural.examples_ray import RowsMade, training_rows_on_cluster
+
+        made = RowsMade(start=start, end=end, length=length, as_of=as_of)
+        return training_rows_on_cluster(
+            events, made, features=features, partition_rows=engine.partition_rows
         )
 
     def _of_users(self, ids: pa.Array, times: NDArray[np.int64]) -> pa.Table | None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +25,9 @@ from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.loss import tuned_log_likelihood
 from scalr_ray.translator.neural.net import TranslatorNet
 
+if TYPE_CHECKING:  # it brings Ray, which a training in this process does without
+    from scalr_ray.learn.neural.examples_ray import RowsOnCluster
+
 _VALIDATION_ROWS = 512
 
 OnEpoch = Callable[[str, EpochReport], None]
@@ -39,7 +42,7 @@ class TrainingTask:
         shape: of the net.
         settings: of the loop.
         catalogue: what queries are compared with.
-        rows: training rows.
+        rows: training rows; those that lie on a cluster are for `train_distributed` alone.
         validation: rows that say when to stop; None trains for all epochs.
     """
 
@@ -47,20 +50,22 @@ class TrainingTask:
     shape: NetShape
     settings: LoopSettings
     catalogue: Catalogue
-    rows: pa.Table
-    validation: pa.Table | None
+    rows: pa.Table | RowsOnCluster
+    validation: pa.Table | RowsOnCluster | None
 
     @property
     def queries(self) -> int:
         """How many there are in an epoch."""
+        if not isinstance(self.rows, pa.Table):
+            return self.rows.queries
         return int(pc.sum(pc.list_value_length(self.rows["query_item"])).as_py())
 
     @property
     def fingerprint(self) -> str:
         """sha256 over shape, settings, rows and catalogue: equal for equal trainings."""
         digest = hashlib.sha256(fingerprint([self.shape.to_json(), asdict(self.settings)]).encode())
-        for table in (self.rows, self.validation):
-            digest.update(b"" if table is None else rows_fingerprint(table).encode())
+        for rows in (self.rows, self.validation):
+            digest.update(b"" if rows is None else _known_by(rows).encode())
         catalogue = self.catalogue
         tensors = [] if catalogue.features is None else sorted(catalogue.features.items())
         arrays = [
@@ -72,6 +77,16 @@ class TrainingTask:
         for array in arrays:
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def in_this_process(rows: pa.Table | RowsOnCluster) -> pa.Table:
+    """The rows of a task that is for one process."""
+    assert isinstance(rows, pa.Table), "rows that lie on a cluster are for train_distributed"
+    return rows
+
+
+def _known_by(rows: pa.Table | RowsOnCluster) -> str:
+    return rows_fingerprint(rows) if isinstance(rows, pa.Table) else rows.fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +133,8 @@ def train_here(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = new_net(task).to(device)
     settings = task.settings
-    feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
+    rows = in_this_process(task.rows)
+    feed = table_feed(rows, batch_rows=settings.batch_rows, seed=settings.seed)
     pace = Pace(settings, steps=feed.steps)
 
     def after_epoch(_: LoopState, report: EpochReport) -> None:
@@ -160,10 +176,10 @@ def new_net(task: TrainingTask) -> TranslatorNet:
 
 def validation_of(task: TrainingTask) -> Callable[[TranslatorNet], float]:
     """What an epoch is judged by; without validation rows, each is better than the last."""
-    rows = task.validation
-    if rows is None:
+    if task.validation is None:
         epochs = count()
         return lambda _: float(next(epochs))
+    rows = in_this_process(task.validation)
     full = replace(task.catalogue, negatives=0)
     tables = [rows.slice(at, _VALIDATION_ROWS) for at in range(0, rows.num_rows, _VALIDATION_ROWS)]
     return lambda net: tuned_log_likelihood(net, tables, full)

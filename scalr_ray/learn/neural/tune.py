@@ -21,7 +21,7 @@ from scalr_ray.core.errors import ConfigError, RetryLater
 from scalr_ray.core.keyed import keyed_uniform, stream_seed
 from scalr_ray.learn.neural.feed import table_feed
 from scalr_ray.learn.neural.loop import EpochReport, LoopState, train_loop
-from scalr_ray.learn.neural.task import TrainingTask, new_net, validation_of
+from scalr_ray.learn.neural.task import TrainingTask, in_this_process, new_net, validation_of
 
 # What is searched unless the caller says otherwise: what matters most, and by about how much.
 DEFAULT_SPACE: Mapping[str, Sequence[float | int]] = {
@@ -173,7 +173,8 @@ def _trial(config: dict[str, Any], base: TrainingTask) -> None:
     task = applied(base, config["choice"])
     torch.set_num_threads(1)
     settings = task.settings
-    feed = table_feed(task.rows, batch_rows=settings.batch_rows, seed=settings.seed)
+    rows = in_this_process(task.rows)
+    feed = table_feed(rows, batch_rows=settings.batch_rows, seed=settings.seed)
     best = float("-inf")
 
     def on_epoch(_: LoopState, report: EpochReport) -> None:

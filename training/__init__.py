@@ -5,6 +5,8 @@ mixed.py     the one way to pull a training set of real and synthetic events, as
              (selection.py selects, guard.py proves that nothing leaks, inputs.py says what is read,
              manifest.py describes)
 dataset.py   what comes of it: rows and manifest
+streams.py   the rows for a trainer: torch (torch_stream.py), from disk (row_file.py) in shards
+             (row_stream.py)
 saved.py     training sets that were saved: load, compare, remove, take users out of them
              (saving.py saves; set_folders.py and durable.py know the files)
 models/      downstream trainers; they know neither Feast nor Ray

@@ -2,8 +2,8 @@
 
 ```
 mixed.py     the one way to pull a training set of real and synthetic events, as of a time
-             (selection.py selects, guard.py proves that nothing leaks, inputs.py says what is read,
-             manifest.py describes)
+             (mix.py says what is wanted; selection.py, mixing.py and negatives.py find it;
+             guard.py proves that nothing leaks; inputs.py says what is read, manifest.py describes)
 dataset.py   what comes of it: rows and manifest
 streams.py   the rows for a trainer: torch (torch_stream.py), from disk (row_file.py) in shards
              (row_stream.py)
@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.dataset import MixedDataset
-    from training.mixed import Mix, build_mixed_dataset
+    from training.mixed import Mix, Negatives, build_mixed_dataset
 
-__all__ = ["Mix", "MixedDataset", "build_mixed_dataset"]
+__all__ = ["Mix", "MixedDataset", "Negatives", "build_mixed_dataset"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything

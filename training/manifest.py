@@ -43,6 +43,7 @@ def describe(
         "trial": trial,
         "feature_views": sorted(feature_views),
         **inputs,
+        "negatives": pc.sum(pc.equal(rows["label"], 0.0)).as_py() or 0,
         **_content(rows),
     }
 
@@ -68,6 +69,7 @@ def revised(
     }
     return {
         **manifest,
+        "negatives": pc.sum(pc.equal(rows[label_column(manifest)], 0.0)).as_py() or 0,
         **_content(rows),
         "revisions": [*manifest.get("revisions", []), revision],
     }
@@ -82,6 +84,16 @@ def held_snapshot(manifest: Mapping[str, Any]) -> int | None:
         return None
     snapshot_id: int | None = manifest["snapshot_id"]
     return snapshot_id
+
+
+def label_column(manifest: Mapping[str, Any]) -> str:
+    """What the label is called in a set."""
+    return str(manifest.get("mix", {}).get("label_column", "label"))
+
+
+def weight_column(manifest: Mapping[str, Any]) -> str:
+    """What the weight is called in a set."""
+    return str(manifest.get("mix", {}).get("weight_column", "sample_weight"))
 
 
 def _content(rows: pa.Table) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from itertools import accumulate
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from scalr_ray.core.errors import UsageError
@@ -151,7 +152,7 @@ class RowStream:
         if pool:
             yield pool
 
-    def _read(self, opened: pa.parquet.ParquetFile, pool: list[_Piece], epoch: int) -> pa.Table:
+    def _read(self, opened: pq.ParquetFile, pool: list[_Piece], epoch: int) -> pa.Table:
         read = pa.concat_tables([self._piece(opened, piece, epoch) for piece in pool])
         if self.shuffle_rows:
             place = f"{pool[0].block}:{pool[0].first}"
@@ -165,7 +166,7 @@ class RowStream:
                 read = read.set_column(read.schema.get_field_index(name), name, coded)
         return read
 
-    def _piece(self, opened: pa.parquet.ParquetFile, piece: _Piece, epoch: int) -> pa.Table:
+    def _piece(self, opened: pq.ParquetFile, piece: _Piece, epoch: int) -> pa.Table:
         block = opened.read_row_group(piece.block, columns=list(self.columns))
         if piece.rows == block.num_rows:
             return block.select(list(self.columns))

@@ -5,6 +5,7 @@ mixed.py     the one way to pull a training set of real and synthetic events, as
              (mix.py says what is wanted; selection.py, mixing.py and negatives.py find it;
              guard.py proves that nothing leaks; inputs.py says what is read, manifest.py describes)
 dataset.py   what comes of it: rows and manifest
+splits.py    two parts by time, with an embargo
 streams.py   the rows for a trainer: torch (torch_stream.py), from disk (row_file.py) in shards
              (row_stream.py)
 saved.py     training sets that were saved: load, compare, remove, take users out of them

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
     from training.saving import SavedTrainingSet
+    from training.splits import Split
     from training.torch_stream import TorchStream
 
 
@@ -69,6 +71,15 @@ class MixedDataset:
         from ray import data
 
         return data.from_arrow([pa.Table.from_batches([batch]) for batch in self.to_batches()])
+
+    def split(self, at: datetime | str, *, embargo: timedelta = timedelta(0)) -> Split:
+        """Two parts by time: what was known at the cut, and the real rows after it.
+
+        See `training.splits.split`.
+        """
+        from training.splits import split
+
+        return split(self, at, embargo=embargo)
 
     def save(self, store: FeatureStore, name: str) -> SavedTrainingSet:
         """Keep it under a name, from where `training.saved.load` gets it back.

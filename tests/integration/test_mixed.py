@@ -23,7 +23,7 @@ from scalr_ray.core.events import TIMESTAMP, WEIGHT_FACTORS, event_schema, synth
 from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
 from training import Mix, Negatives, build_mixed_dataset
-from training.guard import check_published
+from training.guard import check_clocks, check_published
 from training.selection import ROW_COLUMNS, SYNTHETIC_FEATURES, as_rows
 
 DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
@@ -495,6 +495,67 @@ def test_negatives_can_be_given(store):
         build(store, mix=Mix(negatives=impressions().drop_columns(["available_at"])))
     with pytest.raises(DataError, match="do not fit real events"):
         build(store, mix=Mix(negatives=impressions().set_column(0, "event_timestamp", [["x"] * 4])))
+
+
+@pytest.mark.parametrize("embargo", [timedelta(0), DAY])
+def test_a_split_trains_on_what_was_known_and_tests_on_what_came_after(store, embargo):
+    cut = T0 + 5 * DAY
+    dataset = build(store, mix=Mix(negatives=Negatives(per_event=1)))
+    found = dataset.split(cut, embargo=embargo)
+    train, test, out = set(), set(), Counter()
+    for row in dataset.table.to_pylist():
+        if row["event_timestamp"] < cut and row["available_at"] <= cut:
+            train.add(row["event_id"])
+        elif row["event_timestamp"] < cut:
+            out["late"] += 1
+        elif row["is_synthetic"]:
+            out["synthetic"] += 1
+        elif row["event_timestamp"] < cut + embargo:
+            out["embargo"] += 1
+        else:
+            test.add(row["event_id"])
+    assert set(found.train.table["event_id"].to_pylist()) == train
+    assert set(found.test.table["event_id"].to_pylist()) == test
+    assert found.left_out == {"late": 0, "synthetic": 0, "embargo": 0} | out
+    assert (out["embargo"] > 0) is (embargo > timedelta(0))
+    check_clocks(found.train.table, cut)  # nothing of the future is in it
+    assert found.train.manifest["as_of"] == cut.isoformat()
+    assert found.test.manifest["counts"] == {"real": len(test), "synthetic": 0}
+    assert found.test.manifest["split"]["left_out"] == found.left_out
+    assert json.dumps(found.train.manifest)
+
+
+@pytest.mark.parametrize(
+    ("mix", "at", "embargo", "error", "word"),
+    [
+        (Mix(), T0, timedelta(0), UsageError, "where the set lies"),
+        (Mix(), LAST, timedelta(0), UsageError, "where the set lies"),
+        (Mix(), (T0 + DAY).replace(tzinfo=None), timedelta(0), UsageError, "at .*time zone"),
+        (Mix(), T0 + DAY, -HOUR, UsageError, "0 or longer"),
+        (Mix(), T0 + DAY, 20 * DAY, DataError, "test part has no row"),
+        (Mix(segment_weights={0: 1.0}), T0 + DAY, timedelta(0), UsageError, "pull two sets"),
+    ],
+)
+def test_a_split_that_would_not_be_one_is_refused(store, mix, at, embargo, error, word):
+    with pytest.raises(error, match=word):
+        build(store, mix=mix).split(at, embargo=embargo)
+
+
+def test_features_that_plain_feast_gives_without_the_flag_are_leaks(store):
+    rows = build(store).table
+    plain = store.get_historical_features(
+        entity_df=rows.select(["event_id", "user_id", "item_id", "event_timestamp"]),
+        features=store.get_feature_service("mixed_training_v1"),
+    ).to_arrow()
+    leaked = 0
+    for row, theirs in zip(rows.to_pylist(), plain["source_events_7d"].to_pylist(), strict=True):
+        sound = known_snapshot(row["user_id"], row["event_timestamp"])
+        assert row["source_events_7d"] == sound
+        if theirs != sound:  # a snapshot that nobody had yet
+            leaked += 1
+            (snapshot,) = [one for one in SNAPSHOTS if one["source_events_7d"] == theirs]
+            assert snapshot["available_at"] > row["event_timestamp"]
+    assert leaked > 10
 
 
 def test_a_service_of_real_events_gets_no_synthetic_ones(store):

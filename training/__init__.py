@@ -2,9 +2,12 @@
 
 ```
 mixed.py     the one way to pull a training set of real and synthetic events, as of a time
-             (selection.py selects, guard.py proves that nothing leaks, inputs.py says what is read,
-             manifest.py describes)
+             (mix.py says what is wanted; selection.py, mixing.py and negatives.py find it;
+             guard.py proves that nothing leaks; inputs.py says what is read, manifest.py describes)
 dataset.py   what comes of it: rows and manifest
+splits.py    two parts by time, with an embargo
+streams.py   the rows for a trainer: torch (torch_stream.py), from disk (row_file.py) in shards
+             (row_stream.py)
 saved.py     training sets that were saved: load, compare, remove, take users out of them
              (saving.py saves; set_folders.py and durable.py know the files)
 models/      downstream trainers; they know neither Feast nor Ray
@@ -21,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.dataset import MixedDataset
-    from training.mixed import Mix, build_mixed_dataset
+    from training.mixed import Mix, Negatives, build_mixed_dataset
 
-__all__ = ["Mix", "MixedDataset", "build_mixed_dataset"]
+__all__ = ["Mix", "MixedDataset", "Negatives", "build_mixed_dataset"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from training.dataset import MixedDataset
+from training.manifest import weight_column
 
 _ABSENT = "-"
 
@@ -60,12 +61,14 @@ def compare(names: tuple[str, str], sets: tuple[MixedDataset, MixedDataset]) -> 
     """
     first, second = (_flat(dataset.manifest) for dataset in sets)
     keys = [*first, *(key for key in second if key not in first)]
-    columns = ["event_id", "sample_weight"]
-    one, two = (dataset.table.select(columns) for dataset in sets)
-    both = one.join(
-        two.rename_columns(["event_id", "other_weight"]), keys="event_id", join_type="inner"
+    one, two = (
+        dataset.table.select(["event_id", weight_column(dataset.manifest)]).rename_columns(
+            ["event_id", name]
+        )
+        for dataset, name in zip(sets, ("weight", "other_weight"), strict=True)
     )
-    other = pc.not_equal(both["sample_weight"], both["other_weight"])
+    both = one.join(two, keys="event_id", join_type="inner")
+    other = pc.not_equal(both["weight"], both["other_weight"])
     return Difference(
         names=names,
         manifest={

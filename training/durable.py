@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scalr_ray.core.fingerprint import file_fingerprint
+from training.row_file import BLOCK_ROWS
 
 HALF_WRITTEN = ".*.half"
 
@@ -48,7 +49,8 @@ def write_rows(file: Path, rows: pa.Table) -> str:
     They are those that `as_parquet` gives.
     """
     with file.open("wb") as stream:
-        pq.write_table(as_parquet(rows), stream, compression="zstd")
+        # Row groups of that size, so that a stream of the rows need not hold more of them.
+        pq.write_table(as_parquet(rows), stream, compression="zstd", row_group_size=BLOCK_ROWS)
         stream.flush()
         os.fsync(stream.fileno())
     return file_fingerprint(file)

@@ -43,7 +43,7 @@ def describe(
         "trial": trial,
         "feature_views": sorted(feature_views),
         **inputs,
-        **_content(rows),
+        **_content(rows, label="label"),
     }
 
 
@@ -68,8 +68,31 @@ def revised(
     }
     return {
         **manifest,
-        **_content(rows),
+        **_content(rows, label=_label_column(manifest)),
         "revisions": [*manifest.get("revisions", []), revision],
+    }
+
+
+def part_of(
+    manifest: Mapping[str, Any],
+    rows: pa.Table,
+    *,
+    times: Mapping[str, datetime],
+    split: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a part of a set.
+
+    Args:
+        manifest: of the whole.
+        rows: of the part.
+        times: where the part begins and ends, and what it was known by.
+        split: how it was split.
+    """
+    return {
+        **manifest,
+        **{name: moment.isoformat() for name, moment in times.items()},
+        **_content(rows, label=_label_column(manifest)),
+        "split": dict(split),
     }
 
 
@@ -84,7 +107,17 @@ def held_snapshot(manifest: Mapping[str, Any]) -> int | None:
     return snapshot_id
 
 
-def _content(rows: pa.Table) -> dict[str, Any]:
+def weight_column(manifest: Mapping[str, Any]) -> str:
+    """What the weight is called in a set."""
+    return str(manifest.get("mix", {}).get("weight_column", "sample_weight"))
+
+
+def _label_column(manifest: Mapping[str, Any]) -> str:
+    """What the label is called in a set."""
+    return str(manifest.get("mix", {}).get("label_column", "label"))
+
+
+def _content(rows: pa.Table, *, label: str) -> dict[str, Any]:
     """What is in the rows."""
     synthetic = rows.filter(rows["is_synthetic"])
     batches = pc.value_counts(synthetic["batch_id"]).to_pylist()
@@ -94,5 +127,6 @@ def _content(rows: pa.Table) -> dict[str, Any]:
             batch["values"]: batch["counts"]
             for batch in sorted(batches, key=lambda batch: str(batch["values"]))
         },
+        "negatives": pc.sum(pc.equal(rows[label], 0.0)).as_py() or 0,
         "events_fingerprint": fingerprint(sorted(rows["event_id"].to_pylist())),
     }

@@ -3,7 +3,8 @@
 One entity timestamp cannot carry two clocks, so a training set is built in steps:
 
 1. **select** (`selection.py`) the events of the window that had happened and were known as of T;
-2. **mix**: thin the synthetic ones by a hash of their ids, and scale their weights;
+2. **mix** (`mix.py`, `mixing.py`): take the synthetic ones that are wanted, scale their weights,
+   and add negatives (`negatives.py`);
 3. **guard** (`guard.py`): prove that every selected row could have been known at T;
 4. **enrich** each row with the features of the service as of the row's own time.
 
@@ -13,13 +14,10 @@ steps read one snapshot of the synthetic events, whatever is published or retire
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
@@ -28,6 +26,9 @@ from training.durable import as_parquet
 from training.guard import check_clocks, check_distinct, check_lineage, check_published
 from training.inputs import Inputs
 from training.manifest import describe
+from training.mix import Mix, Negatives
+from training.mixing import SOURCE_EVENT, chosen, wanted
+from training.negatives import drawn, given
 from training.selection import (
     REAL_FEATURES,
     ROW_COLUMNS,
@@ -36,7 +37,6 @@ from training.selection import (
     as_rows,
     of_batches,
     pull,
-    thinned,
 )
 
 if TYPE_CHECKING:
@@ -47,36 +47,11 @@ if TYPE_CHECKING:
 TARGET_VIEW = "target_events"
 SYNTHETIC_VIEW = "synthetic_events"
 
+__all__ = ["Mix", "MixedDataset", "Negatives", "build_mixed_dataset"]
+
 _MIX_TAG = "mix"
 _TAKES_SYNTHETIC = {"real": False, "real+synthetic": True}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mix:
-    """How many synthetic rows a training set gets, and how much they count.
-
-    Attributes:
-        synthetic_frac: the share of synthetic rows in the result, at most; None takes all. Which
-            ones stay follows from their ids, and a smaller share is part of a larger one.
-        weight_scale: multiple of their `sample_weight`.
-        batch_ids: the published batches to take them from; None takes every one.
-        negatives: take the drawn negatives too, `label` 0, for trainers that learn from pairs.
-    """
-
-    synthetic_frac: float | None = None
-    weight_scale: float = 1.0
-    batch_ids: tuple[str, ...] | None = None
-    negatives: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be mixed."""
-        if self.synthetic_frac is not None and not 0 <= self.synthetic_frac < 1:
-            raise UsageError(f"synthetic_frac is {self.synthetic_frac}; write 0 to below 1")
-        if not (math.isfinite(self.weight_scale) and self.weight_scale >= 0):
-            raise UsageError(f"weight_scale is {self.weight_scale}; write a number of at least 0")
-
-
-ALL_PUBLISHED = Mix()
+_ALL_PUBLISHED = Mix()
 
 
 def build_mixed_dataset(
@@ -86,7 +61,7 @@ def build_mixed_dataset(
     start: datetime | str,
     end: datetime | str,
     as_of: datetime | str,
-    mix: Mix = ALL_PUBLISHED,
+    mix: Mix = _ALL_PUBLISHED,
     trial: pa.Table | None = None,
     snapshot_id: int | Literal["newest"] | None = "newest",
 ) -> MixedDataset:
@@ -114,9 +89,10 @@ def build_mixed_dataset(
     Raises:
         UsageError: the service is unknown or unfit, a time is naive, the window is empty, or
             `trial` does not go with the rest.
-        DataError: there are no real events before the cut, a batch that was asked for has none, an
-            event is there twice, or the snapshot is gone.
-        LeakageError: a selected row, or any row of `trial`, could not have been known at `as_of`.
+        DataError: there are no real events before the cut, a batch or source domain that was asked
+            for has none, an event is there twice, or the snapshot is gone.
+        LeakageError: a selected row, or any row of `trial` or of negatives that are given, could
+            not have been known at `as_of`.
     """
     window = Window.of(start, end, as_of)
     definition = _service(store, service)
@@ -131,9 +107,10 @@ def build_mixed_dataset(
     pinned = _pin(store, snapshot_id, published=published)
     views = [view.name for view in definition.feature_view_projections]
     before = Inputs.of(store, [TARGET_VIEW, *views], snapshot_id=pinned.snapshot_id)
-    rows = _real(pinned.store, window)
+    _check_columns(definition, mix)
+    rows = _with_negatives(_real(pinned.store, window), window, mix)
     if trial is not None:
-        rows = _mixed(rows, _staged(trial, window, mix), mix)
+        rows = _mixed(rows, _staged(pinned.store, trial, window, mix), mix)
     elif takes_synthetic:
         rows = _mixed(rows, _published(pinned, window, mix, like=rows), mix)
     rows = rows.sort_by([(EVENT_TIMESTAMP, "ascending"), ("event_id", "ascending")])
@@ -142,14 +119,14 @@ def build_mixed_dataset(
     check_lineage(rows)
     if published:
         check_published(pinned.store, SYNTHETIC_VIEW, rows, window.as_of)
-    table = _enriched(pinned.store, definition, rows.select(ROW_COLUMNS))
+    table = _enriched(pinned.store, definition, rows.select(ROW_COLUMNS), mix)
     after = Inputs.of(store, [TARGET_VIEW, *views], snapshot_id=pinned.snapshot_id)
     manifest = describe(
         rows,
         service=service,
         feature_views=views,
         window=window,
-        mix=asdict(mix),
+        mix=mix.to_json(),
         trial=trial is not None,
         inputs=before.to_json(after),
     )
@@ -210,40 +187,63 @@ def _real(store: FeatureStore, window: Window) -> pa.Table:
     return as_rows(events, weight_scale=None)
 
 
-def _mixed(real: pa.Table, synthetic: pa.Table, mix: Mix) -> pa.Table:
-    return pa.concat_tables([real, thinned(synthetic, mix.synthetic_frac, real.num_rows)])
+def _with_negatives(real: pa.Table, window: Window, mix: Mix) -> pa.Table:
+    if isinstance(mix.negatives, Negatives):
+        return pa.concat_tables([real, drawn(real, mix.negatives)])
+    if isinstance(mix.negatives, pa.Table):
+        return pa.concat_tables([real, given(mix.negatives, real, window)])
+    return real
+
+
+def _mixed(rows: pa.Table, synthetic: pa.Table, mix: Mix) -> pa.Table:
+    return pa.concat_tables([rows, chosen(synthetic, mix, beside=rows)])
 
 
 def _published(pinned: PinnedStore, window: Window, mix: Mix, *, like: pa.Table) -> pa.Table:
     if pinned.empty:
-        return of_batches(like.slice(0, 0), mix.batch_ids)
-    published = pull(pinned.store, SYNTHETIC_VIEW, SYNTHETIC_FEATURES, window)
-    wanted = _labelled(of_batches(published, mix.batch_ids), negatives=mix.negatives)
-    return as_rows(wanted, weight_scale=mix.weight_scale)
+        named = None if isinstance(mix.batch_ids, str) else mix.batch_ids
+        return of_batches(like.slice(0, 0), named)
+    published = pull(pinned.store, SYNTHETIC_VIEW, _features(mix), window)
+    return wanted(pinned.store, published, mix, window.as_of)
 
 
-def _staged(trial: pa.Table, window: Window, mix: Mix) -> pa.Table:
-    wanted = ("event_id", *SYNTHETIC_FEATURES, EVENT_TIMESTAMP, AVAILABLE_AT)
-    if missing := [name for name in wanted if name not in trial.column_names]:
+def _staged(store: FeatureStore, trial: pa.Table, window: Window, mix: Mix) -> pa.Table:
+    needed = ("event_id", *_features(mix), EVENT_TIMESTAMP, AVAILABLE_AT)
+    if missing := [name for name in needed if name not in trial.column_names]:
         raise DataError(f"the trial has no column {missing[0]!r}; pass staged synthetic events")
-    taken = _labelled(trial, negatives=mix.negatives)
-    staged = as_rows(taken, weight_scale=mix.weight_scale)
     # A trial is one batch made for this cut: a row of it that leaks is a fault, not a row to skip.
-    check_clocks(staged, window.as_of)
-    return window.inside(staged)
+    check_clocks(as_rows(trial, weight_scale=mix.weight_scale), window.as_of)
+    return window.inside(wanted(store, trial, mix, window.as_of))
 
 
-def _labelled(events: pa.Table, *, negatives: bool) -> pa.Table:
-    return events if negatives else events.filter(pc.greater(events["label"], 0.0))
+def _features(mix: Mix) -> tuple[str, ...]:
+    """What is asked of synthetic events: the source event only where its domain is looked up."""
+    return SYNTHETIC_FEATURES + (() if mix.source_domains is None else (SOURCE_EVENT,))
 
 
-def _enriched(store: FeatureStore, service: FeatureService, rows: pa.Table) -> pa.Table:
+def _check_columns(service: FeatureService, mix: Mix) -> None:
+    projections = service.feature_view_projections
+    features = {feature.name for view in projections for feature in view.features}
+    if unknown := sorted(set(mix.drop_columns) - features):
+        raise UsageError(
+            f"drop_columns names {unknown[0]!r}, which is no feature of {service.name}; there is "
+            f"{', '.join(sorted(features))}"
+        )
+    taken = {*ROW_COLUMNS, *features} - {"label", "sample_weight"} - {*mix.drop_columns}
+    for name in (mix.label_column, mix.weight_column):
+        if name in taken or mix.label_column == mix.weight_column:
+            raise UsageError(f"another column is called {name!r}; call label and weight otherwise")
+
+
+def _enriched(store: FeatureStore, service: FeatureService, rows: pa.Table, mix: Mix) -> pa.Table:
     """`rows` with the features of the service appended, each as of the row's own time."""
     entities = rows.select(["event_id", "user_id", "item_id", EVENT_TIMESTAMP])
     enriched = store.get_historical_features(
         entity_df=entities, features=service, filter_by_created_timestamp=True
     ).to_arrow()
+    names = {"label": mix.label_column, "sample_weight": mix.weight_column}
+    rows = rows.rename_columns([names.get(name, name) for name in rows.column_names])
     for name in enriched.column_names:
-        if name not in entities.column_names:
+        if name not in entities.column_names and name not in mix.drop_columns:
             rows = rows.append_column(name, enriched[name])
     return as_parquet(rows)  # so that what is saved comes back the same

@@ -20,6 +20,7 @@ from training.comparison import Difference, compare
 from training.dataset import MixedDataset
 from training.inputs import repo_of
 from training.manifest import held_snapshot, revised
+from training.row_file import RowFile
 from training.set_folders import ROWS_SHA256, SetFolders
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def load(store: FeatureStore, name: str) -> MixedDataset:
     table, manifest = SetFolders(root=layout.training_sets).read(name)
     del manifest[ROWS_SHA256]
     return MixedDataset(table=table, manifest=manifest, notes=_notes(layout, manifest))
+
+
+def rows(store: FeatureStore, name: str) -> RowFile:
+    """The rows of a saved training set on disk, for `training.streams`: memory holds none of them.
+
+    Raises:
+        UsageError: the name is no name of a set.
+        DataError: there is no such set, or it is damaged.
+    """
+    return SetFolders(root=Layout.of(repo_of(store)).training_sets).file(name)
 
 
 def names(store: FeatureStore) -> list[str]:
@@ -141,9 +152,9 @@ def rows_of_users(layout: Layout, users: Sequence[object]) -> dict[str, int]:
 def _erase_from(folders: SetFolders, name: str, users: Sequence[object], why: str) -> int:
     if not pc.any(_held(folders.column(name, "user_id"), users)).as_py():
         return 0
-    rows = folders.rows(name)
-    held = _held(rows["user_id"], users)
-    left, removed = rows.filter(pc.invert(held)), rows.filter(held)
+    saved = folders.rows(name)
+    held = _held(saved["user_id"], users)
+    left, removed = saved.filter(pc.invert(held)), saved.filter(held)
     manifest = folders.manifest(name)
     folders.replace(name, left, revised(manifest, left, removed, at=datetime.now(UTC), why=why))
     return int(removed.num_rows)

@@ -158,14 +158,20 @@ def of_batches(events: pa.Table, batch_ids: tuple[str, ...] | None) -> pa.Table:
 
 
 def thinned(events: pa.Table, synthetic_frac: float | None, real_count: int) -> pa.Table:
-    """As many synthetic events as make up at most `synthetic_frac` of all rows.
-
-    Those whose ids have the smallest hashes stay, so that neither order nor number decides which.
-    """
+    """As many synthetic events as make up at most `synthetic_frac` of all rows."""
     if synthetic_frac is None:
         return events
     # The tolerance keeps 0.2 / 0.8 * 4 at one row.
-    count = math.floor(synthetic_frac / (1 - synthetic_frac) * real_count + 1e-9)
+    return smallest_hashes(
+        events, math.floor(synthetic_frac / (1 - synthetic_frac) * real_count + 1e-9)
+    )
+
+
+def smallest_hashes(events: pa.Table, count: int) -> pa.Table:
+    """At most so many events: those whose ids have the smallest hashes.
+
+    So neither order nor number decides which ones stay, and fewer are part of more.
+    """
     hashes = [
         hashlib.blake2b(event_id.encode(), digest_size=16).digest()
         for event_id in events["event_id"].to_pylist()

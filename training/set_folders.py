@@ -29,6 +29,7 @@ from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.fingerprint import file_fingerprint
 from scalr_ray.lake.troubles import file_errors
 from training.durable import HALF_WRITTEN, flush, locked, write_json, write_rows
+from training.row_file import RowFile
 
 ROWS = "rows.parquet"
 ROWS_SHA256 = "rows_sha256"
@@ -136,18 +137,21 @@ class SetFolders:
         Raises:
             DataError: there is none of that name, or the rows are not those that were saved.
         """
-        file = self.folder(name) / ROWS
-        said = self.manifest(name)[ROWS_SHA256]
-        if not file.exists() or file_fingerprint(file) != said:
-            if (file.parent / _NEXT_MANIFEST).exists():
-                raise DataError(
-                    f"training set {name!r} is about to lose the rows of erased users; run "
-                    "`scalr recover`, which goes on with it"
-                )
-            raise _damaged(file.parent, f"{ROWS} is gone or is not what was saved")
         # Not by `read_table`, which takes `column=value` in the path of the repository for data.
-        with pq.ParquetFile(file) as opened:
+        with pq.ParquetFile(self._sound(name)) as opened:
             return opened.read().combine_chunks()
+
+    def file(self, name: str) -> RowFile:
+        """The rows of a set, to be read block by block.
+
+        Raises:
+            DataError: there is none of that name, or it is damaged.
+        """
+        folder = self.folder(name)
+        if not folder.is_dir():
+            raise self._unknown(name)
+        with file_errors(f"read training set {name!r}"), locked(self.root, alone=False):
+            return RowFile.of(self._sound(name))
 
     def column(self, name: str, column: str) -> pa.ChunkedArray:
         """One column of a set, without looking whether the rest is sound.
@@ -200,6 +204,19 @@ class SetFolders:
         self.folder(name).rename(hidden)
         flush(self.root)
         shutil.rmtree(hidden)
+
+    def _sound(self, name: str) -> Path:
+        """The file of the rows, which are those that were saved."""
+        file = self._rows(name)
+        said = self.manifest(name)[ROWS_SHA256]
+        if not file.exists() or file_fingerprint(file) != said:
+            if (file.parent / _NEXT_MANIFEST).exists():
+                raise DataError(
+                    f"training set {name!r} is about to lose the rows of erased users; run "
+                    "`scalr recover`, which goes on with it"
+                )
+            raise _damaged(file.parent, f"{ROWS} is gone or is not what was saved")
+        return file
 
     def _rows(self, name: str) -> Path:
         return self.folder(name) / ROWS

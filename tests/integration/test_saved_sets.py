@@ -24,7 +24,8 @@ from scalr_ray.core.subjects import SubjectKey
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.ledger import BatchState, Ledger
 from training import Mix, MixedDataset, build_mixed_dataset
-from training.saved import diff, erase_users, load, names, remove, rows_of_users
+from training.saved import diff, erase_users, load, names, remove, rows, rows_of_users
+from training.streams import torch_stream
 
 pytestmark = [
     pytest.mark.feast,
@@ -295,6 +296,22 @@ class TestSaved:
         again = back.save(store, "copy")
         assert again.manifest == saved.manifest
         assert names(store) == ["copy", "ctr_2026-03"]
+
+    def test_it_streams_from_its_files_until_a_user_is_taken_out(self, layout, store):
+        publish(layout, "b1")
+        dataset = build(store)
+        dataset.save(store, "a")
+        codes = {"user_id": sorted(dataset.table["user_id"].unique().to_pylist())}
+        stream = torch_stream(rows(store, "a"), 5, columns=["user_id", "label"], codes=codes)
+        found = [place for batch in stream for place in batch["user_id"].tolist()]
+        users = dataset.table["user_id"].to_pylist()
+        assert sorted(codes["user_id"][place] for place in found) == sorted(users)
+        erase(layout, ERASED)
+        with pytest.raises(DataError, match="others than when the stream was made"):
+            next(iter(stream))
+        assert rows(store, "a").rows == 39
+        with pytest.raises(DataError, match="no saved training set 'b'; there is a"):
+            rows(store, "b")
 
     def test_its_snapshot_is_pinned_in_the_ledger(self, layout, store):
         publish(layout, "b1")

@@ -125,6 +125,15 @@ def test_a_batch_without_events_is_named():
         {"weight_scale": -1.0},
         {"weight_scale": float("nan")},
         {"weight_scale": float("inf")},
+        {"synthetic_count": -1},
+        {"synthetic_count": 1, "synthetic_frac": 0.1},
+        {"segment_weights": {}},
+        {"segment_weights": {1: 1.0}},
+        {"segment_weights": {0: -1.0}},
+        {"batch_ids": "b1"},
+        {"source_domains": "books"},
+        {"drop_columns": "age"},
+        {"holdout_frac": 1.1},
     ],
 )
 def test_a_mix_without_meaning_is_refused(arguments):

@@ -2,6 +2,7 @@
 
 ```
 base.py            Interactions, the Ranker protocol, ranking in chunks
+state.py           what is kept of a ranker, and where its training goes on from
 popularity.py      recent popularity: the baseline that matters, and the prior of the others
 ials.py            implicit matrix factorisation with weights that mean what they say
 least_squares.py   its solver: all rows of one side at once

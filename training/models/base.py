@@ -1,13 +1,16 @@
 """What every ranker takes and gives: interactions as integer codes in, a score per item out.
 
+A ranker that learns in steps can be kept after each of them and go on from there.
+
 Shapes: `U` users and `I` items of the vocabularies, `N` interactions, `B` users asked for, `k`
 length of a ranking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 from typing import Protocol
 
 import numpy as np
@@ -16,11 +19,15 @@ import pyarrow.compute as pc
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import EVENT_TIMESTAMP, TIMESTAMP
 from training.metrics import top_k
+from training.models.state import State
 
 COLUMNS = ("user_id", "item_id", EVENT_TIMESTAMP, "sample_weight", "is_synthetic")
+
+# The code of a user who is in no vocabulary: scored like one without interactions.
+UNSEEN = -1
 
 # Scores of one chunk of users: 16 MB as float32, whatever the catalogue is.
 _BLOCK_CELLS = 1 << 22
@@ -102,6 +109,33 @@ class Interactions:
         summed.eliminate_zeros()
         return summed
 
+    def merged(self) -> Interactions:
+        """Equal rows as one with their summed weight, without rows of weight zero, in fixed order.
+
+        Draws and batches that follow from this cannot tell a row of weight 2 from two rows.
+        """
+        kept = self.weights > 0
+        columns = (self.rows, self.cols, self.timestamps, self.is_synthetic)
+        keys = np.stack([column[kept].astype(np.int64) for column in columns], axis=1)
+        distinct, place = np.unique(keys, axis=0, return_inverse=True)
+        summed = np.bincount(place.ravel(), weights=self.weights[kept], minlength=len(distinct))
+        rows, cols, timestamps, synthetic = np.ascontiguousarray(distinct.T)
+        return replace(
+            self,
+            rows=rows,
+            cols=cols,
+            weights=summed.astype(np.float64),
+            timestamps=timestamps,
+            is_synthetic=synthetic.astype(np.bool_),
+        )
+
+    def digest(self) -> str:
+        """Tells these rows and the sizes of the vocabularies from any others, 16 hex digits."""
+        digest = blake2b(repr(self.shape).encode(), digest_size=8)
+        for column in (self.rows, self.cols, self.weights, self.timestamps, self.is_synthetic):
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
+
 
 class Ranker(Protocol):
     """A trainer that ranks the whole catalogue.
@@ -119,11 +153,83 @@ class Ranker(Protocol):
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """The score of every item for every asked user, (B, I), finite, higher is better.
 
-        The array may be read-only. Users and items without interactions have scores too.
+        The array may be read-only. Users and items without interactions have scores too, and so
+        has `UNSEEN`.
 
         Raises:
             UsageError: the ranker has not been fitted.
         """
+
+    def state(self) -> State:
+        """All that scoring needs, and going on where there is anything to go on with.
+
+        Raises:
+            UsageError: the ranker has not been fitted.
+        """
+
+    def restore(self, state: State) -> None:
+        """Be the ranker that gave `state`.
+
+        Raises:
+            UsageError: it is of another kind of ranker or has other settings.
+        """
+
+
+Checkpoint = Callable[[State], None]
+
+
+class Iterative(Ranker, Protocol):
+    """A ranker that learns in steps: epochs, sweeps or trees."""
+
+    def fit(
+        self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
+    ) -> None:
+        """As `Ranker.fit`; `checkpoint` is given the state after every step."""
+
+    def resume(self, interactions: Interactions, *, checkpoint: Checkpoint | None = None) -> None:
+        """Go on from the restored state to where an uninterrupted `fit` ends.
+
+        Raises:
+            UsageError: nothing was restored, or these are not the rows that it learnt from.
+        """
+
+
+def same_rows(interactions: Interactions, digest: object) -> None:
+    """Refuse to go on with other rows than those of `digest`.
+
+    Raises:
+        UsageError: they are others.
+    """
+    if interactions.digest() != digest:
+        raise UsageError(
+            "training goes on with the interactions that it began with; these are others: fit anew"
+        )
+
+
+def rows_or_zero(table: NDArray[np.float32], codes: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The rows of `table` (U, D) at `codes`, zeros for `UNSEEN`, (B, D).
+
+    Raises:
+        UsageError: a code is neither of a user nor `UNSEEN`.
+    """
+    checked_codes(codes, len(table))
+    found = table[codes]
+    found[codes == UNSEEN] = 0.0
+    return found
+
+
+def checked_codes(codes: NDArray[np.int64], users: int) -> None:
+    """Refuse codes that are neither of one of `users` users nor `UNSEEN`.
+
+    Raises:
+        UsageError: there is one.
+    """
+    strange = codes[(codes < UNSEEN) | (codes >= users)]
+    if len(strange):
+        raise UsageError(
+            f"user code {strange[0]} is asked for; the codes of {users} users start at 0, and "
+            f"{UNSEEN} is for users who are not among them"
+        )
 
 
 def rank_users(

@@ -15,6 +15,7 @@ A score is x·y plus a multiple of the log prior: factors know tastes, the prior
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,9 +24,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from scalr_ray.core.errors import DataError, UsageError
-from training.models.base import Interactions
+from training.models.base import Checkpoint, Interactions, rows_or_zero, same_rows
 from training.models.least_squares import Factors, Side
 from training.models.popularity import PopularityConfig, log_popularity
+from training.models.state import State
 
 _STEPS = 2
 _FIRST_STEPS = 8
@@ -67,25 +69,52 @@ class IALS:
     Users without rows get no factors of their own: they are ranked by the prior.
     """
 
+    kind = "ials"
+
     def __init__(self, config: IALSConfig) -> None:
         self._config = config
         self._fitted: tuple[Factors, Factors, NDArray[np.float32]] | None = None
+        self._progress: dict[str, object] = {}
 
-    def fit(self, interactions: Interactions, *, seed: int) -> None:
+    def fit(
+        self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
+    ) -> None:
         """Learn the factors; `seed` draws where the items start."""
         if not interactions.weights.any():
             raise DataError("there are no interactions to learn from")
+        users, items = interactions.shape
+        start = np.random.default_rng(seed).standard_normal((items, self._config.factors))
+        start *= _START_SCALE / np.sqrt(self._config.factors)
+        # Items without observations are not solved; they stay at zero, as users do.
+        start[interactions.matrix().getnnz(axis=0) == 0] = 0.0
+        log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
+        nobody = np.zeros((users, self._config.factors), dtype=np.float32)
+        self._fitted = nobody, start.astype(np.float32), log_prior
+        self._progress = {"sweeps": 0, "rows": interactions.digest()}
+        self._sweep(interactions, 0, checkpoint)
+
+    def resume(self, interactions: Interactions, *, checkpoint: Checkpoint | None = None) -> None:
+        """Do the sweeps that are left."""
+        self._factors()
+        same_rows(interactions, self._progress["rows"])
+        self._sweep(interactions, int(str(self._progress["sweeps"])), checkpoint)
+
+    def _sweep(self, interactions: Interactions, done: int, checkpoint: Checkpoint | None) -> None:
+        users, items, log_prior = self._factors()
         # One thread: the products are so small that threads wait for each other (20 times slower on
         # a busy machine), and the result must not depend on the number of cores.
         with threadpool_limits(limits=1, user_api="blas"):
-            users, items = _factorise(interactions.matrix(), self._config, seed)
-        log_prior = log_popularity(interactions, self._config.prior)
-        self._fitted = users, items, log_prior.astype(np.float32)
+            sweeps = _sweeps(interactions.matrix(), users, items, self._config, done)
+            for sweep, (x, y) in enumerate(sweeps, start=done + 1):
+                self._fitted = x, y, log_prior
+                self._progress["sweeps"] = sweep
+                if checkpoint:
+                    checkpoint(self.state())
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """x·y plus the weighted log prior of every item, (B, I)."""
         users, items, log_prior = self._factors()
-        scores = users[user_codes] @ items.T
+        scores = rows_or_zero(users, user_codes) @ items.T
         scores += np.float32(self._config.prior_weight) * log_prior
         return scores
 
@@ -96,8 +125,25 @@ class IALS:
             UsageError: the ranker has not been fitted.
         """
         other = IALS(replace(self._config, prior_weight=prior_weight))
-        other._fitted = self._factors()
+        other._fitted, other._progress = self._factors(), dict(self._progress)
         return other
+
+    def state(self) -> State:
+        """The factors, the log prior and how many sweeps were done."""
+        users, items, log_prior = self._factors()
+        return State(
+            kind=self.kind,
+            settings=self._config,
+            tensors={"users": users, "items": items, "log_prior": log_prior},
+            progress=dict(self._progress),
+        )
+
+    def restore(self, state: State) -> None:
+        """Take the factors over."""
+        state.check(self.kind, self._config)
+        tensors = state.tensors
+        self._fitted = tensors["users"], tensors["items"], tensors["log_prior"]
+        self._progress = dict(state.progress)
 
     def _factors(self) -> tuple[Factors, Factors, NDArray[np.float32]]:
         if self._fitted is None:
@@ -105,22 +151,21 @@ class IALS:
         return self._fitted
 
 
-def _factorise(weights: sp.csr_matrix, config: IALSConfig, seed: int) -> tuple[Factors, Factors]:
-    """Factors of all users (U, F) and items (I, F); zero where there is no row."""
-    start = np.random.default_rng(seed).standard_normal((weights.shape[1], config.factors))
-    start *= _START_SCALE / np.sqrt(config.factors)
+def _sweeps(
+    weights: sp.csr_matrix, users: Factors, items: Factors, config: IALSConfig, done: int
+) -> Iterator[tuple[Factors, Factors]]:
+    """Factors of all users (U, F) and items (I, F) after each sweep that is left."""
     # Only rows and columns with observations are solved; the others stay at zero.
-    users = np.flatnonzero(weights.getnnz(axis=1))
-    items = np.flatnonzero(weights.getnnz(axis=0))
-    dense = weights[users][:, items]
+    owners = np.flatnonzero(weights.getnnz(axis=1))
+    owned = np.flatnonzero(weights.getnnz(axis=0))
+    dense = weights[owners][:, owned]
     user_side = _side(dense, weights.shape[1], config)
     item_side = _side(dense.T.tocsr(), weights.shape[0], config)
-    x = np.zeros((len(users), config.factors), dtype=np.float32)
-    y = start[items].astype(np.float32)
-    for sweep in range(config.sweeps):
+    x, y = users[owners], items[owned]
+    for sweep in range(done, config.sweeps):
         x, y = user_side.solve(x, y, steps=_STEPS if sweep else _FIRST_STEPS)
         y, x = item_side.solve(y, x, steps=_STEPS)
-    return _scattered(x, users, weights.shape[0]), _scattered(y, items, weights.shape[1])
+        yield _scattered(x, owners, len(users)), _scattered(y, owned, len(items))
 
 
 def _side(weights: sp.csr_matrix, partners: int, config: IALSConfig) -> Side:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import DAY, parse_time, to_micros
 from scalr_ray.core.errors import DataError, UsageError
 from training.models.base import Interactions
+from training.models.state import State
 
 _MICROSECOND = timedelta(microseconds=1)
 # An item that nobody has touched weighs half an all-time event, so its logarithm is finite.
@@ -67,6 +68,8 @@ def log_popularity(interactions: Interactions, config: PopularityConfig) -> NDAr
 class Popularity:
     """Ranks every user the same items: the most popular ones as of a time."""
 
+    kind = "popularity"
+
     def __init__(self, config: PopularityConfig) -> None:
         self._config = config
         self._scores: NDArray[np.float32] | None = None
@@ -79,6 +82,19 @@ class Popularity:
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """The log popularity of every item, repeated for every user, (B, I), read-only."""
+        scores = self._fitted()
+        return np.broadcast_to(scores, (len(user_codes), len(scores)))
+
+    def state(self) -> State:
+        """The log popularities."""
+        return State(kind=self.kind, settings=self._config, tensors={"scores": self._fitted()})
+
+    def restore(self, state: State) -> None:
+        """Take the log popularities over."""
+        state.check(self.kind, self._config)
+        self._scores = state.tensors["scores"]
+
+    def _fitted(self) -> NDArray[np.float32]:
         if self._scores is None:
             raise UsageError("fit the ranker before asking it for scores")
-        return np.broadcast_to(self._scores, (len(user_codes), len(self._scores)))
+        return self._scores

@@ -80,8 +80,9 @@ class NeuralSettings(_Section):
     """The neural translator: a causal transformer over the user's last `length` events.
 
     `features` names a Feast feature service whose user features are read as of each event;
-    `item_features` one whose item features stand beside the item ids. `workers` is the number of
-    Ray Train workers, or the least and the most; 0 trains in the calling process. With
+    `item_features` one whose item features stand beside the item ids, and by which target items
+    that nobody has touched yet can be proposed. `workers` is the number of Ray Train workers, or
+    the least and the most; 0 trains in the calling process. With
     `negatives: auto` small catalogues are compared in full and large ones by a sample.
     """
 

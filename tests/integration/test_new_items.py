@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scheduled_runs import SETTINGS, TIME, make_repo
 
 from scalr_ray.gate import Check
@@ -152,6 +153,15 @@ class Shop:
     batch_id: str
     rows: list[dict]
     checks: tuple[Check, ...]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The net is tiny: a second thread costs more than it does."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

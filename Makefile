@@ -72,6 +72,7 @@ bench: install ## speed: the as-of join beside others, training, generation; ARG
 	$(BIN)/python -m tests.bench.generate
 	$(BIN)/python tests/bench/generate_ray.py
 	$(BIN)/python tests/bench/lake.py $(ARGS)
+	$(BIN)/python tests/bench/mixed.py $(ARGS)
 
 real: install ## what translators are worth on the Amazon logs in the folder DATA=; an hour
 	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalr_ray.core.fingerprint import fingerprint
 from training.selection import Window
 
 
@@ -128,5 +128,17 @@ def _content(rows: pa.Table, *, label: str) -> dict[str, Any]:
             for batch in sorted(batches, key=lambda batch: str(batch["values"]))
         },
         "negatives": pc.sum(pc.equal(rows[label], 0.0)).as_py() or 0,
-        "events_fingerprint": fingerprint(sorted(rows["event_id"].to_pylist())),
+        "events_fingerprint": _fingerprint(rows["event_id"]),
     }
+
+
+def _fingerprint(event_ids: pa.ChunkedArray) -> str:
+    """A hash of a set of ids, in whatever order; of their bytes, for they may be millions."""
+    ids = event_ids.cast(pa.large_string()).combine_chunks()
+    ids = ids.take(pc.sort_indices(ids))  # a copy: nothing else lies in its buffers
+    _, ends, text = ids.buffers()
+    digest = hashlib.sha256()
+    if len(ids):
+        digest.update(ends[: 8 * (len(ids) + 1)])
+        digest.update(text[: pc.sum(pc.binary_length(ids)).as_py()])
+    return digest.hexdigest()

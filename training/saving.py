@@ -58,8 +58,6 @@ def save(
             were erased since it was pulled, or writing is not allowed.
         RetryLater: the disk is full, or the database does not answer; save it again.
     """
-    from scalr_ray.offline_store.saved_datasets import register_dataset
-
     layout = Layout.of(repo_of(store))
     folders = SetFolders(root=layout.training_sets)
     folder = folders.folder(name)
@@ -74,16 +72,7 @@ def save(
             path=str(folder),
             manifest_fingerprint=fingerprint(said),
         )
-        register_dataset(
-            store,
-            name,
-            folder / ROWS,
-            columns=[n for n in table.column_names if n not in (*KEYS, EVENT_TIMESTAMP)],
-            keys=KEYS,
-            service=said["service"],
-            times=_times(said),
-            tags={"as_of": said["as_of"], "snapshot_id": str(said["snapshot_id"])},
-        )
+        register(store, folders, name)
     return SavedTrainingSet(
         name=name,
         folder=folder,
@@ -91,6 +80,34 @@ def save(
         snapshot_id=snapshot_id,
         manifest=said,
     )
+
+
+def register(store: FeatureStore, folders: SetFolders, name: str) -> None:
+    """Tell Feast of a set that is there; again changes nothing.
+
+    Raises:
+        DataError: the set is damaged.
+    """
+    from scalr_ray.offline_store.saved_datasets import register_dataset
+
+    said = folders.manifest(name)
+    register_dataset(
+        store,
+        name,
+        folders.folder(name) / ROWS,
+        columns=[n for n in folders.columns(name) if n not in (*KEYS, EVENT_TIMESTAMP)],
+        keys=KEYS,
+        service=said["service"],
+        times=_times(said),
+        tags={"as_of": said["as_of"], "snapshot_id": str(said["snapshot_id"])},
+    )
+
+
+def registered(store: FeatureStore) -> set[str]:
+    """The names of all datasets that Feast knows, be they sets of ours or not."""
+    from scalr_ray.offline_store.saved_datasets import known_datasets
+
+    return known_datasets(store)
 
 
 def _refuse_erased(rows: pa.Table, erased: ErasedUsers) -> None:

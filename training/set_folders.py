@@ -153,6 +153,15 @@ class SetFolders:
         with file_errors(f"read training set {name!r}"), locked(self.root, alone=False):
             return RowFile.of(self._sound(name))
 
+    def columns(self, name: str) -> list[str]:
+        """The names of the columns of a set, without looking whether the rest is sound.
+
+        Raises:
+            DataError: the file is gone or unreadable.
+        """
+        with file_errors(f"read training set {name!r}"), pq.ParquetFile(self._rows(name)) as opened:
+            return list(opened.schema_arrow.names)
+
     def column(self, name: str, column: str) -> pa.ChunkedArray:
         """One column of a set, without looking whether the rest is sound.
 

@@ -12,6 +12,7 @@
 | the ledger's and the staged number of rows differ | what is staged |
 | an erasure that was begun | finished |
 | a saved training set without a pin | pinned |
+| a saved training set that Feast does not know | registered |
 | a pin without a saved training set | removed |
 
 A run of another machine cannot be looked at: it is left, and said, and may be named to be given up.
@@ -21,6 +22,7 @@ Recovering twice changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from scalr_ray.core.fingerprint import fingerprint
@@ -34,6 +36,7 @@ from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchRecord, BatchState, ErasureState
 from scalr_ray.translator.artifact import mend_artifacts
 from training.manifest import held_snapshot
+from training.saving import register, registered
 from training.set_folders import SetFolders
 
 _GONE = "gone from the table of synthetic events"
@@ -223,7 +226,15 @@ class _Recovery:
                 yield self._repair("erasure", record.erasure_id, "its ids are gone", hint)
 
     def _saved_sets(self) -> Iterator[Repair]:
-        ledger, sets = self.workspace.ledger, SetFolders(root=self.workspace.layout.training_sets)
+        sets = SetFolders(root=self.workspace.layout.training_sets)
+        changes = sets.root.is_dir() and not self.dry_run
+        # Who saves or removes a set just now is waited for, and has not left it half done.
+        with sets.changing() if changes else nullcontext():
+            yield from self._pins(sets)
+            yield from self._registrations(sets)
+
+    def _pins(self, sets: SetFolders) -> Iterator[Repair]:
+        ledger = self.workspace.ledger
         pinned = {pin.name for pin in ledger.pins()}
         there = set(sets.names())
         for name in sorted(there - pinned):
@@ -240,6 +251,16 @@ class _Recovery:
             if not self.dry_run:
                 ledger.unpin(name)
             yield self._repair("training set", name, "pinned, and not there", "no longer pinned")
+
+    def _registrations(self, sets: SetFolders) -> Iterator[Repair]:
+        there = set(sets.names())
+        if not there:
+            return  # to open Feast's registry takes seconds
+        store = self.workspace.store
+        for name in sorted(there - registered(store)):
+            if not self.dry_run:
+                register(store, sets, name)
+            yield self._repair("training set", name, "saved, and not known to Feast", "registered")
 
     def _others_at_work(self, *verbs: str) -> bool:
         """Whether somebody else's run is under way; of one of the verbs, where any are named."""

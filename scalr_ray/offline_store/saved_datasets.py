@@ -48,6 +48,11 @@ def register_dataset(
     store.registry.apply_saved_dataset(dataset, store.project)
 
 
+def known_datasets(store: FeatureStore) -> set[str]:
+    """The names of the datasets that the registry knows now."""
+    return {dataset.name for dataset in store.registry.list_saved_datasets(store.project)}
+
+
 def forget_dataset(store: FeatureStore, name: str) -> None:
     """Take a dataset out of the registry; one that is not there is forgotten already."""
     try:

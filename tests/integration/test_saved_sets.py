@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from feast_config import use_database
 from fresh_processes import in_parallel
 from killing import killed_at_step
 from lake_rows import NOON, event
@@ -51,11 +52,7 @@ def write_repo(repo: Path, database_url: str | None = None) -> Layout:
     """A repository with forty real events, of which ten are of the secret user."""
     shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
     if database_url is not None:
-        for name in ("scalr.yaml", "feature_store.yaml"):
-            text = (repo / name).read_text(encoding="utf-8")
-            text = text.replace("database: null", f"database: {database_url}")
-            text = text.replace("sqlite:///data/scalr.db", database_url)
-            (repo / name).write_text(text, encoding="utf-8")
+        use_database(repo, database_url)
     layout = Layout.of(repo)
     real = [
         {
@@ -411,7 +408,7 @@ class TestSaved:
 
     def test_a_saver_that_is_killed_leaves_a_whole_set_or_none(self, layout, store):
         publish(layout, "b1")
-        dataset, step = build(store), 0
+        dataset, step, found = build(store), 0, set()
         expected = content(dataset)
         while True:
             step += 1
@@ -420,12 +417,15 @@ class TestSaved:
                 break
             for name in names(store):
                 assert content(load(store, name)) == expected
+            found |= set(recovered(layout.repo))
+            assert [each.name for each in store.list_saved_datasets()] == names(store)
             if step % 2:
                 dataset.save(store, "a")
                 assert content(load(store, "a")) == expected
                 assert [path.name for path in layout.training_sets.iterdir()] == ["a"]
                 remove(store, "a")
         assert step > 6
+        assert {"saved, and not pinned", "saved, and not known to Feast"} <= found
 
 
 def try_to_save(repo: Path, scale: float) -> str | None:
@@ -568,6 +568,32 @@ class TestErased:
             if not died:
                 break
         assert step > 8
+
+
+def test_recovering_tells_ledger_and_feast_of_a_set_on_either_database(tmp_path, database_url):
+    from scalr_ray.offline_store.feature_store import close_feature_store
+    from scalr_ray.offline_store.saved_datasets import forget_dataset
+
+    layout = write_repo(tmp_path / "repo", database_url)
+    store = open_store(layout.repo)
+    build(store).save(store, "a")
+    forget_dataset(store, "a")
+    with Ledger(layout.database_url) as ledger:
+        ledger.unpin("a")
+    unknown = ["saved, and not pinned", "saved, and not known to Feast"]
+    assert recovered(layout.repo, dry_run=True) == unknown
+    assert store.list_saved_datasets() == []
+    assert recovered(layout.repo) == unknown
+    assert recovered(layout.repo) == []
+    assert store.get_saved_dataset("a").to_arrow().num_rows == 40
+    with Ledger(layout.database_url) as ledger:
+        assert [pin.name for pin in ledger.pins()] == ["a"]
+    close_feature_store(store)
+
+
+def recovered(repo: Path, *, dry_run: bool = False) -> list[str]:
+    with Scalr(repo) as scalr:
+        return [repair.found for repair in scalr.recover(dry_run=dry_run)]
 
 
 def test_it_all_works_on_either_database(tmp_path, database_url):

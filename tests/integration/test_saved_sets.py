@@ -7,6 +7,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -104,10 +105,24 @@ def store(repo):
     return open_store(repo)
 
 
+_OPENED: list[Any] = []
+
+
 def open_store(repo):
     from scalr_ray.offline_store import open_feature_store
 
-    return open_feature_store(repo)
+    _OPENED.append(open_feature_store(repo))
+    return _OPENED[-1]
+
+
+@pytest.fixture(autouse=True)
+def stores_are_closed():
+    """Feast leaves connections to the garbage collector, which would warn in some later test."""
+    yield
+    from scalr_ray.offline_store.feature_store import close_feature_store
+
+    while _OPENED:
+        close_feature_store(_OPENED.pop())
 
 
 def rows_of(batch_id: str, rows: int = ROWS) -> pa.Table:
@@ -571,7 +586,6 @@ class TestErased:
 
 
 def test_recovering_tells_ledger_and_feast_of_a_set_on_either_database(tmp_path, database_url):
-    from scalr_ray.offline_store.feature_store import close_feature_store
     from scalr_ray.offline_store.saved_datasets import forget_dataset
 
     layout = write_repo(tmp_path / "repo", database_url)
@@ -588,7 +602,6 @@ def test_recovering_tells_ledger_and_feast_of_a_set_on_either_database(tmp_path,
     assert store.get_saved_dataset("a").to_arrow().num_rows == 40
     with Ledger(layout.database_url) as ledger:
         assert [pin.name for pin in ledger.pins()] == ["a"]
-    close_feature_store(store)
 
 
 def recovered(repo: Path, *, dry_run: bool = False) -> list[str]:

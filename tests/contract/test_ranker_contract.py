@@ -12,6 +12,7 @@ from ranker_cases import (
     DAY_US,
     FADING,
     ITERATIVE,
+    OVERFITTING,
     PERSONAL,
     PRIOR,
     RANKERS,
@@ -61,7 +62,7 @@ def test_a_personal_ranker_completes_the_block_of_each_user(name, seed):
         assert set(top[user, : len(wanted)].tolist()) == wanted
 
 
-@pytest.mark.parametrize("name", PERSONAL)
+@pytest.mark.parametrize("name", OVERFITTING)
 def test_a_personal_ranker_overfits_a_planted_batch(name):
     owner = np.arange(12)[:, None] % BLOCKS == np.arange(9)[None, :] % BLOCKS
     scores = all_scores(RANKERS[name](), interactions(np.argwhere(owner), users=12, items=9))

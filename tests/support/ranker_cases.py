@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from scalr_ray.core.clock import to_micros
 from training.models import IALS, IALSConfig, Interactions, Popularity, PopularityConfig
+from training.models.dcn import DCN, DCNConfig
 from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
 from training.models.sequential import Sequential, SequentialConfig
 from training.models.trees import Trees, TreesConfig
@@ -23,6 +24,7 @@ PRIOR = PopularityConfig(as_of=CUT)
 SHORT = {"prior": PRIOR, "epochs": 30, "learning_rate": 0.03, "prior_weight": 0.3}
 TOWERS = TwoTowerConfig(width=4, weight_decay=2e-3, **SHORT)
 SEQUENTIAL = SequentialConfig(width=8, length=16, weight_decay=2e-3, **SHORT)
+CROSS = DCNConfig(prior=PRIOR, width=8, epochs=100, learning_rate=0.02, weight_decay=0.0005)
 
 RANKERS = {
     "popularity": lambda: Popularity(PRIOR),
@@ -32,12 +34,15 @@ RANKERS = {
     "two-tower": lambda: TwoTower(TOWERS),
     "two-tower, auxiliary head": lambda: TwoTower(replace(TOWERS, synthetic="head")),
     "two-tower, pretrained": lambda: TwoTower(replace(TOWERS, synthetic="pretrain")),
+    "dcn": lambda: DCN(CROSS),
+    "dcn, auxiliary head": lambda: DCN(replace(CROSS, synthetic="head")),
     "trees": lambda: Trees(TreesConfig(prior=PRIOR, trees=20, prior_weight=0.3)),
     "implicit": lambda: ImplicitALS(ImplicitALSConfig(prior=PRIOR, factors=BLOCKS)),
     "sequential": lambda: Sequential(SEQUENTIAL),
     "sequential, auxiliary head": lambda: Sequential(replace(SEQUENTIAL, synthetic="head")),
 }
 PERSONAL = ("ials", "two-tower", "two-tower, pretrained", "trees", "implicit")
+OVERFITTING = (*PERSONAL, "dcn")
 # The others obey laws of their own, which tests/unit/training_models holds them to.
 FADING = tuple(name for name in RANKERS if name not in ("trees", "implicit"))
 ITERATIVE = tuple(name for name in RANKERS if "popularity" not in name)

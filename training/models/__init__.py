@@ -8,6 +8,7 @@ ials.py            implicit matrix factorisation with weights that mean what the
 least_squares.py   its solver: all rows of one side at once
 two_tower.py       a user's vector times an item's, by softmax
 sequential.py      attention to the rows of a user, each counting by its weight
+dcn.py             a cross network (DCN-v2), pointwise: a probability for a pair
 neural.py          what these three share: epochs, ways in for synthetic rows, state
 trees.py           gradient-boosted trees (LightGBM), pointwise
 implicit_als.py    ALS by the library `implicit`

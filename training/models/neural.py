@@ -76,6 +76,7 @@ class NeuralConfig:
 class Net(nn.Module):
     """A net over `U` users and `I` items; its buffers are what scoring needs of the rows."""
 
+    epoch = 0  # of the phase that is trained in
     user_mass: Tensor  # (U,) weight of a user's rows
     item_mass: Tensor  # (I,)
     log_prior: Tensor  # (I,)
@@ -249,6 +250,7 @@ class NeuralRanker(Generic[ConfigT]):
 
     def _epoch(self, data: Interactions, heads: Heads, optimiser: torch.optim.Adam) -> None:
         net, share, progress = self._fitted(), self._share, self._progress
+        net.epoch = progress["epoch"]
         units = net.units(data, heads.main + heads.aux)
         random = np.random.default_rng([progress["seed"], progress["phase"], progress["epoch"]])
         batches = np.array_split(

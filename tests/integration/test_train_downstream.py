@@ -1,0 +1,103 @@
+"""`python -m training.train`, in one process and on Ray Train."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from ranker_cases import random_pairs
+from ray_training import local_ray, training_workers
+
+from training.models.state import State
+from training.train import main
+
+pytestmark = [
+    pytest.mark.ray,
+    # Ray sets deprecated options of its own while it makes its default context.
+    pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
+    # Ray reads what it wrote of an earlier run with a deprecated call of pydantic.
+    pytest.mark.filterwarnings("ignore:The `parse_obj` method is deprecated"),
+]
+
+CUT = "2026-03-01T00:00:00+00:00"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session():
+    with local_ray(cpus=3):
+        yield
+
+
+@pytest.fixture
+def rows(tmp_path):
+    users, items = random_pairs(60, 30, 500).T
+    days = np.arange(500) % 40
+    times = np.datetime64("2026-01-10", "us") + days.astype("timedelta64[D]")
+    table = pa.table(
+        {
+            "user_id": pa.array([f"u{user}" for user in users]),
+            "item_id": pa.array(items),
+            "event_timestamp": pa.array(times, pa.timestamp("us", tz="UTC")),
+            "sample_weight": np.where(days % 3 == 0, 0.5, 1.0),
+            "is_synthetic": days % 3 == 0,
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    return tmp_path / "rows.parquet"
+
+
+def trained(rows, *given, model="two-tower"):
+    out = rows.with_name("ranker.safetensors")
+    argv = ["--rows", rows, "--as-of", CUT, "--model", model, "--out", out, *given]
+    assert main([str(part) for part in argv]) == 0
+    return State.read(out)
+
+
+@pytest.mark.parametrize(("model", "way"), [("two-tower", "head"), ("sequential", "pretrain")])
+def test_workers_give_what_one_process_gives(rows, model, way):
+    given = ("--synthetic", way, "--set", "epochs=3", "--set", "batch=64", "--seed", "5")
+    alone = trained(rows, *given, model=model)
+    one = trained(rows, *given, "--workers", "1", model=model)
+    two = trained(rows, *given, "--workers", "2", model=model)
+    assert alone.progress == one.progress == two.progress
+    assert alone.tensors.keys() == one.tensors.keys() == two.tensors.keys()
+    for name, array in alone.tensors.items():
+        np.testing.assert_array_equal(one.tensors[name], array)
+        np.testing.assert_allclose(two.tensors[name], array, rtol=1e-3, atol=1e-4)
+    assert training_workers() == []
+
+
+@pytest.mark.parametrize("model", ["popularity", "ials", "implicit", "trees"])
+def test_the_others_train_in_one_process(rows, model):
+    assert trained(rows, model=model).kind == model
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (["--model", "trees", "--workers", "2"], "trains in one process"),
+        (["--model", "two-tower", "--set", "depth=3"], "has no setting 'depth'"),
+        (["--model", "two-tower", "--synthetic", "tail"], "synthetic is 'tail'"),
+        (["--model", "two-tower", "--set", "epochs=many"], "has no meaning"),
+        (["--model", "dwarf"], "dwarf"),
+    ],
+)
+def test_bad_input_gets_one_line(rows, capsys, given, line):
+    argv = ["--rows", str(rows), "--as-of", CUT, "--out", str(rows.with_name("x")), *given]
+    assert main(argv) == 2
+    told = capsys.readouterr().err
+    assert line in told
+    assert told.count("\n") == 1
+
+
+def test_rows_have_to_be_named(capsys, tmp_path):
+    assert main(["--model", "ials", "--out", str(tmp_path / "x")]) == 2
+    assert "name the rows" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_parquet_is_refused(capsys, tmp_path):
+    (tmp_path / "rows").write_text("user,item")
+    argv = ["--rows", str(tmp_path / "rows"), "--as-of", CUT, "--model", "ials"]
+    assert main([*argv, "--out", str(tmp_path / "x")]) == 2
+    assert "cannot be read as Parquet" in capsys.readouterr().err

@@ -1,31 +1,40 @@
-"""Training sets that are pulled at a pin and saved, while the lake under them goes on."""
+"""Training sets that are saved, compared and erased from, while the lake under them goes on."""
 
 from __future__ import annotations
 
-import hashlib
 import shutil
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from feast_config import use_database
 from fresh_processes import in_parallel
 from killing import killed_at_step
-from lake_rows import NOON, event
+from pulled_sets import (  # noqa: F401 - the fixtures
+    ERASED,
+    IDS,
+    ROWS,
+    batches,
+    build,
+    content,
+    erase,
+    layout_fixture,
+    open_store,
+    publish,
+    record_retired,
+    repo_fixture,
+    store_fixture,
+    stores_are_closed,
+    template_fixture,
+    traces,
+    user,
+    write_repo,
+)
 
 from scalr_ray import Scalr
-from scalr_ray.core.config import IdTypes
 from scalr_ray.core.errors import DataError, UsageError
-from scalr_ray.core.events import event_schema, synthetic_event_schema
-from scalr_ray.core.layout import Layout
 from scalr_ray.core.subjects import SubjectKey
 from scalr_ray.lake import SyntheticEventLake
-from scalr_ray.ledger import BatchState, Ledger
-from training import Mix, MixedDataset, build_mixed_dataset
+from scalr_ray.ledger import Ledger
+from training import Mix, MixedDataset
 from training.saved import diff, erase_users, load, names, remove, rows, rows_of_users
 from training.streams import torch_stream
 
@@ -37,257 +46,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
-
-DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
-IDS = IdTypes()
-START, LATER = datetime(2026, 1, 1, tzinfo=UTC), NOON + timedelta(days=30)
-ROWS = 12
-ERASED = "zoe-who-wants-to-be-gone"  # an id that no other byte of a file can be taken for
-
-
-def user(slot: int) -> str:
-    return ERASED if slot % 4 == 0 else f"u{slot % 4}"
-
-
-def write_repo(repo: Path, database_url: str | None = None) -> Layout:
-    """A repository with forty real events, of which ten are of the secret user."""
-    shutil.copytree(DEFINITIONS, repo, ignore=shutil.ignore_patterns("data", "__pycache__"))
-    if database_url is not None:
-        use_database(repo, database_url)
-    layout = Layout.of(repo)
-    real = [
-        {
-            "event_id": f"r{slot}",
-            "user_id": user(slot),
-            "item_id": f"i{slot % 11}",
-            "domain": "target",
-            "event_type": "click",
-            "event_timestamp": NOON + timedelta(minutes=slot),
-            "available_at": NOON + timedelta(minutes=slot),
-            "value": 1.0,
-        }
-        for slot in range(40)
-    ]
-    part = layout.events("target_events") / "part-0.parquet"
-    part.parent.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(real, schema=event_schema("string", "string")), part)
-    with Scalr(repo) as scalr:
-        scalr.apply()
-    return layout
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory) -> Path:
-    """A repository on SQLite that tests copy the data of; its definitions name its own place."""
-    repo = tmp_path_factory.mktemp("saved-sets") / "repo"
-    write_repo(repo)
-    return repo
-
-
-@pytest.fixture
-def repo(template):
-    """The repository, as it was before any test; paths in its registry are absolute."""
-    kept = template.with_name("kept")
-    if not kept.exists():
-        shutil.copytree(template / "data", kept)
-    shutil.rmtree(template / "data")
-    shutil.copytree(kept, template / "data")
-    return template
-
-
-@pytest.fixture
-def layout(repo):
-    return Layout.of(repo)
-
-
-@pytest.fixture
-def store(repo):
-    return open_store(repo)
-
-
-_OPENED: list[Any] = []
-
-
-def open_store(repo):
-    from scalr_ray.offline_store import open_feature_store
-
-    _OPENED.append(open_feature_store(repo))
-    return _OPENED[-1]
-
-
-@pytest.fixture(autouse=True)
-def stores_are_closed():
-    """Feast leaves connections to the garbage collector, which would warn in some later test."""
-    yield
-    from scalr_ray.offline_store.feature_store import close_feature_store
-
-    while _OPENED:
-        close_feature_store(_OPENED.pop())
-
-
-def rows_of(batch_id: str, rows: int = ROWS) -> pa.Table:
-    drawn = [
-        event(batch_id, slot, item_id=f"i{slot}", domain="target", user_id=user(slot))
-        for slot in range(rows)
-    ]
-    return pa.Table.from_pylist(drawn, schema=synthetic_event_schema("string", "string"))
-
-
-def publish(layout: Layout, *batch_ids: str) -> None:
-    with SyntheticEventLake.open(layout, IDS) as lake:
-        for batch_id in batch_ids:
-            lake.write_staged(batch_id, rows_of(batch_id))
-            lake.publish(batch_id)
-
-
-def build(store, **more):
-    usual = {"service": "mixed_training_v1", "start": START, "end": LATER, "as_of": LATER}
-    return build_mixed_dataset(store, **(usual | more))
-
-
-def content(dataset) -> str:
-    sink = pa.BufferOutputStream()
-    pq.write_table(dataset.to_arrow(), sink)
-    return hashlib.sha256(sink.getvalue()).hexdigest()
-
-
-def batches(dataset) -> set[str]:
-    return set(dataset.manifest["batches"])
-
-
-def traces(folder: Path, text: str) -> list[Path]:
-    """The files in which the bytes of a text occur, hidden ones included."""
-    return [
-        path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()
-    ]
-
-
-def record_retired(layout: Layout, batch_id: str, why: str) -> None:
-    """What the ledger says of a batch that was published and taken back."""
-    with Ledger(layout.database_url) as ledger:
-        with ledger.running("generate", {}, "c", 0) as run:
-            ledger.add_translator(
-                version="v1",
-                run_id=run.run_id,
-                kind="frequency",
-                train_cutoff=NOON,
-                config_fingerprint="c",
-                data_fingerprint="d",
-                metrics={},
-                path="translators/v1",
-            )
-            ledger.add_batch(
-                batch_id=batch_id,
-                run_id=run.run_id,
-                translator_version="v1",
-                as_of=NOON,
-                rows=ROWS,
-            )
-        steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED, BatchState.RETIRED]
-        for expected, to in pairwise(steps):
-            ledger.move_batch(batch_id, expected=expected, to=to, reason=why)
-
-
-def erase(layout: Layout, *users: str, why: str = "they asked") -> dict[str, int]:
-    with Ledger(layout.database_url) as ledger:
-        return erase_users(layout, ledger, users, why)
-
-
-class TestPinned:
-    def test_a_pull_at_a_pin_gives_the_same_bytes_whatever_the_lake_does(self, layout, store):
-        publish(layout, "b1", "b2")
-        first = build(store)
-        pin = first.manifest["snapshot_id"]
-        assert batches(first) == {"b1", "b2"}
-        publish(layout, *(f"c{number}" for number in range(8)))
-        with SyntheticEventLake.open(layout, IDS) as lake:
-            lake.retire("b1")
-            assert lake.compact() is not None
-        again = build(open_store(layout.repo), snapshot_id=pin)
-        assert content(again) == content(first)
-        assert again.manifest == first.manifest
-        newest = build(store)
-        assert batches(newest) == {"b2", *(f"c{number}" for number in range(8))}
-        assert newest.manifest["snapshot_id"] != pin
-
-    def test_the_store_of_the_caller_is_left_as_it_is(self, layout, store):
-        publish(layout, "b1")
-        config, provider = store.config, store.provider
-        build(store)
-        assert store.config is config
-        assert store.provider is provider
-        assert config.offline_store.snapshots == {}
-
-    def test_all_reads_of_one_pull_are_of_one_snapshot(self, layout, store, monkeypatch):
-        from training import mixed
-
-        publish(layout, "b1")
-        select = mixed.pull
-
-        def publish_in_between(*arguments):
-            if (found := select(*arguments)) is not None and arguments[1] == "target_events":
-                publish(layout, "late")
-                with SyntheticEventLake.open(layout, IDS) as lake:
-                    lake.retire("b1")
-            return found
-
-        monkeypatch.setattr(mixed, "pull", publish_in_between)
-        dataset = build(store)
-        assert batches(dataset) == {"b1"}
-        monkeypatch.undo()
-        assert batches(build(store)) == {"late"}
-
-    def test_before_the_first_publication_there_are_no_synthetic_rows(
-        self, layout, store, monkeypatch
-    ):
-        from training import mixed
-
-        select = mixed.pull
-
-        def publish_in_between(*arguments):
-            publish(layout, "b1")
-            return select(*arguments)
-
-        monkeypatch.setattr(mixed, "pull", publish_in_between)
-        first = build(store)
-        assert (batches(first), first.manifest["snapshot_id"]) == (set(), None)
-        monkeypatch.undo()
-        assert batches(build(store)) == {"b1"}
-        assert content(build(store, snapshot_id=None)) == content(first)
-        with pytest.raises(DataError, match="b1 has no published event"):
-            build(store, snapshot_id=None, mix=Mix(batch_ids=("b1",)))
-
-    def test_a_pin_of_the_session_counts_for_the_newest(self, layout, store):
-        publish(layout, "b1")
-        pin = build(store).manifest["snapshot_id"]
-        publish(layout, "b2")
-        store.config.offline_store.snapshots["synthetic_events_source"] = pin
-        assert batches(build(store)) == {"b1"}
-        assert build(store).manifest["snapshot_id"] == pin
-
-    def test_a_snapshot_that_is_not_there_is_named(self, layout, store):
-        publish(layout, "b1")
-        with pytest.raises(DataError, match="no snapshot 17, or it has expired"):
-            build(store, snapshot_id=17)
-
-    def test_a_trial_reads_no_snapshot(self, layout, store):
-        publish(layout, "b1")
-        dataset = build(store, trial=rows_of("b9"))
-        assert dataset.manifest["snapshot_id"] is None
-        with pytest.raises(UsageError, match="trial or snapshot_id"):
-            build(store, trial=rows_of("b9"), snapshot_id=5)
-
-    def test_the_manifest_tells_the_files_of_real_events_apart(self, layout, store):
-        first = build(store).manifest
-        assert first["config"]["seed"] == 0
-        part = layout.events("target_events") / "part-0.parquet"
-        rows = pq.read_table(part).slice(0, 1).set_column(0, "event_id", pa.array(["r99"]))
-        pq.write_table(
-            rows.cast(event_schema("string", "string")), part.with_name("part-1.parquet")
-        )
-        second = build(store).manifest
-        changed = {view for view, known in first["files"].items() if known != second["files"][view]}
-        assert changed == {"target_events"}
 
 
 class TestSaved:

@@ -11,6 +11,7 @@ streams.py   the rows for a trainer: torch (torch_stream.py), from disk (row_fil
 saved.py     training sets that were saved: load, compare, remove, take users out of them
              (saving.py saves; set_folders.py and durable.py know the files)
 models/      downstream trainers; they know neither Feast nor Ray
+train.py     `python -m training.train`: one of them on such a set (workers.py: on Ray Train)
 metrics.py   full-catalogue ranking metrics under a global time cut
 lift.py      paired lift between two arms, with intervals (bootstrap.py) and a verdict (verdict.py)
 report.py    report.json and a self-contained report.html (report_page.py, report_plots.py)

@@ -32,7 +32,7 @@ def row(places: np.ndarray, own: ArmResult | None) -> Row:
         arm=ranked(places),
         likelihood=likelihood,
         raw=likelihood,
-        ece=0.0,
+        bins=[],
         ece_before=0.0,
         own=own,
     )

@@ -32,11 +32,10 @@ from scalr_ray.generate.plan import Coding, PlanRules, plan_bucket
 from scalr_ray.translator.encode import KEY_SEPARATOR
 from scalr_ray.translator.protocol import Translator
 
-USER_CAP = "user_cap"  # why events are refused that are not even drawn
-
 if TYPE_CHECKING:
     from scalr_ray.translator.neural.index import ItemIndex
 
+USER_CAP = "user_cap"  # why events are refused that are not even drawn
 # What a block of users may have of each: it ends where these shares add up to one.
 _BLOCK_USERS, _BLOCK_ROWS, _BLOCK_EVENTS = 1024, 200_000, 500_000
 

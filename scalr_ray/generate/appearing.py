@@ -57,8 +57,7 @@ def appearing(path: Path) -> Iterator[Path]:
     half_written = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         yield half_written
-    except BaseException:
+        if half_written.exists():
+            half_written.replace(path)
+    finally:
         half_written.unlink(missing_ok=True)
-        raise
-    if half_written.exists():
-        half_written.replace(path)

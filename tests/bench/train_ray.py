@@ -24,7 +24,8 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 import ray_training
-from ray_training import local_ray, trained_alone, training_task
+from local_ray import local_ray
+from ray_training import trained_alone, training_task
 
 from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 from scalr_ray.learn.neural.loop import EpochReport

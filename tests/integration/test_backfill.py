@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from marks import OPENS_FEAST
 from scheduled_runs import DAY, SETTINGS, make_repo, middle_of, mixed_rows, small_log
 
 from scalr_ray import Scalr
@@ -21,16 +22,7 @@ from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.jobs.backfill import NOTHING_NEW, Origin
 from scalr_ray.offline_store.cluster import ray_session
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    pytest.mark.usefixtures("one_ray"),
-    # Feast, Ray and their dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 
 STARTED = datetime.now(UTC)
 MICROSECOND = timedelta(microseconds=1)

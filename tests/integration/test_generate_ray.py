@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
-import tempfile
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -32,6 +30,7 @@ from generation_runs import (
     sorted_rows,
     task_of,
 )
+from local_ray import local_ray
 from ray_processes import kill_one
 from small_drawings import SCHEMA, small_drawing
 from table_streams import table_stream
@@ -58,16 +57,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
-        before = os.environ.get("RAY_TMPDIR")
-        os.environ["RAY_TMPDIR"] = short
-        try:
-            with ray_session(2):
-                yield
-        finally:
-            os.environ.pop("RAY_TMPDIR")
-            if before is not None:
-                os.environ["RAY_TMPDIR"] = before
+    with local_ray(2):
+        yield
 
 
 @pytest.fixture(scope="module")

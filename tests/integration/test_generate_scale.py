@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from generation_runs import bucketed, expected_rows, rows_in, task_of
+from local_ray import local_ray
 from small_drawings import small_drawing
 from small_worlds import DAY_0, event_table
 
 from scalr_ray.generate import draw_batch
 from scalr_ray.generate.actors import DrawFolder, draw_bucket
-from scalr_ray.offline_store.cluster import ray_session
 
 pytestmark = [
     pytest.mark.ray,
@@ -31,25 +28,11 @@ def drawing():
     return small_drawing()
 
 
-@contextmanager
-def workers(cpus):
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
-        before = os.environ.get("RAY_TMPDIR")
-        os.environ["RAY_TMPDIR"] = short
-        try:
-            with ray_session(cpus):
-                yield
-        finally:
-            os.environ.pop("RAY_TMPDIR")
-            if before is not None:
-                os.environ["RAY_TMPDIR"] = before
-
-
 @pytest.mark.parametrize("cpus", [1, 4])
 def test_so_many_workers_draw_the_same(drawing, tmp_path, cpus):
     buckets = bucketed(drawing, tmp_path / "buckets", users=10)
     assert buckets.counts.buckets > 4
-    with workers(cpus):
+    with local_ray(cpus):
         batch = draw_batch(task_of(drawing, buckets), tmp_path)
     assert rows_in(*batch.paths).equals(expected_rows(drawing))
 
@@ -69,7 +52,7 @@ def test_a_user_with_very_many_events_is_cut_to_the_newest_and_breaks_nothing(dr
     skewed = with_bot(drawing, 100_000)
     buckets = bucketed(skewed, tmp_path / "buckets", history_events=50)
     assert buckets.counts.left_out == 99_950
-    with workers(2):
+    with local_ray(2):
         batch = draw_batch(task_of(skewed, buckets, history_events=50), tmp_path)
     rows = rows_in(*batch.paths)
     assert rows.equals(expected_rows(skewed, history_events=50))

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from feast_config import feast_config
+from marks import OPENS_FEAST
 from small_worlds import day, event_table
 
 from scalr_ray.core.config import IdTypes
@@ -20,14 +21,7 @@ from scalr_ray.offline_store.limits import open_duck
 from scalr_ray.offline_store.pull import pull_events
 from scalr_ray.offline_store.stream_events import stream_events
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 CUT = day(5)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import OPENS_FEAST
 
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import event_schema
@@ -23,14 +24,7 @@ DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
 T0 = datetime(2026, 3, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 # A view of a team's own, tagged as if its events had been observed.
 DISGUISED = """

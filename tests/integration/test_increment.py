@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from marks import OPENS_FEAST
 from scheduled_runs import DAY, SETTINGS, TIME, import_into, make_repo, middle_of, small_log
 
 from scalr_ray.cli.main import main
@@ -31,16 +32,7 @@ from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import PriorMix, load_translator
 from scalr_ray.translator.protocol import log_softmax, mask_entries
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    pytest.mark.usefixtures("one_ray"),
-    # Feast, Ray and their dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 
 MICROSECOND = timedelta(microseconds=1)
 LOG = small_log(users=300)  # enough for the evidence to show

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from killing import killed_after, seconds_of
+from marks import OPENS_FEAST
 from quick_repos import workspace_of
 from scheduled_runs import SETTINGS, make_repo, middle_of, small_log
 from wholeness import assert_whole
@@ -15,15 +16,7 @@ from wholeness import assert_whole
 from scalr_ray import Scalr
 from scalr_ray.cli.main import main
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    # Feast, Ray and their dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray]
 
 LOG = small_log()
 CUT = middle_of(LOG)

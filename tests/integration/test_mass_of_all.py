@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from marks import OPENS_FEAST
 from scheduled_runs import DAY, SETTINGS, TIME, import_into, make_repo, middle_of, small_log
 
 from scalr_ray import Scalr
@@ -19,16 +20,7 @@ from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.cluster import ray_session
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    pytest.mark.usefixtures("one_ray"),
-    # Feast, Ray and their dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 
 LOG = small_log()
 T1 = middle_of(LOG)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from marks import OPENS_FEAST
 from mixed_repos import (
     BATCHES,
     DAY,
@@ -38,14 +39,7 @@ from training.selection import ROW_COLUMNS, SYNTHETIC_FEATURES, as_rows
 
 __all__ = ["mixed_repo", "opened_store"]  # fixtures
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pytest
+from marks import OPENS_FEAST
 from mixed_repos import (
     BATCHES,
     DAY,
@@ -30,14 +31,7 @@ from training.guard import check_clocks
 
 __all__ = ["mixed_repo", "opened_store"]  # fixtures
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 
 def test_the_latest_batch_is_the_one_that_became_available_last(store):

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from marks import OPENS_FEAST
 from scheduled_runs import SETTINGS, TIME, make_repo
 
 from scalr_ray.gate import Check
@@ -27,16 +28,7 @@ from scalr_ray.learn.neural import fit as fitting
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.pull import pull_known
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    pytest.mark.usefixtures("one_ray"),
-    # Feast and Ray warn of themselves.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 
 DEFINITIONS = '''
 """What the shop knows of its films."""

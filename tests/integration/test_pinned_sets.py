@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from marks import OPENS_FEAST
 from pulled_sets import (  # noqa: F401 - the fixtures
     IDS,
     batches,
@@ -25,14 +26,7 @@ from scalr_ray.core.events import event_schema
 from scalr_ray.lake import SyntheticEventLake
 from training import Mix
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 
 class TestPinned:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
 import pyarrow as pa
 import pytest
 import ray
+from local_ray import local_ray
 
-from scalr_ray.offline_store.cluster import ray_session
 from training.dataset import MixedDataset
 
 pytestmark = [
@@ -23,16 +20,8 @@ ROWS = 200_000  # more than a block
 
 @pytest.fixture(scope="module", autouse=True)
 def session():
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
-        before = os.environ.get("RAY_TMPDIR")
-        os.environ["RAY_TMPDIR"] = short
-        try:
-            with ray_session(3):
-                yield
-        finally:
-            os.environ.pop("RAY_TMPDIR")
-            if before is not None:
-                os.environ["RAY_TMPDIR"] = before
+    with local_ray(3):
+        yield
 
 
 @ray.remote

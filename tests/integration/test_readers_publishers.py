@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from feast_config import use_database
 from fresh_processes import in_parallel
 from lake_rows import NOON, event
+from marks import OPENS_FEAST
 
 from scalr_ray import Scalr
 from scalr_ray.core.config import IdTypes
@@ -21,14 +21,7 @@ from scalr_ray.core.events import event_schema, synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.lake import SyntheticEventLake
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
 IDS = IdTypes()

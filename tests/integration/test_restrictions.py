@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from marks import OPENS_FEAST
 from rich.console import Console
 from scheduled_runs import SETTINGS, TIME, layout_of, make_repo, middle_of, small_log
 
@@ -21,16 +22,7 @@ from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.offline_store.cluster import ray_session
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    pytest.mark.usefixtures("one_ray"),
-    # Feast and Ray warn of themselves.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
 
 DEFINITIONS = '''
 """What the shop knows of its items and users."""

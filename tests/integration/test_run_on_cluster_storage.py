@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
+from marks import OPENS_FEAST
 from s3_server import BUCKET, s3_fixture, s3_server_fixture  # noqa: F401 - the fixture `s3`
 from scheduled_runs import DAY, DEFINITIONS, SETTINGS, make_repo, middle_of, small_log
 
@@ -15,15 +16,7 @@ from scalr_ray.core.clock import EPOCH
 from scalr_ray.ledger import BatchState
 from scalr_ray.offline_store.cluster import ray_session
 
-pytestmark = [
-    pytest.mark.feast,
-    pytest.mark.ray,
-    # Feast, Ray and their dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = [*OPENS_FEAST, pytest.mark.ray]
 
 LOG = small_log(users=200)
 T1 = middle_of(LOG)

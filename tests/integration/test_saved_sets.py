@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fresh_processes import in_parallel
 from killing import killed_at_step
+from marks import OPENS_FEAST
 from pulled_sets import (  # noqa: F401 - the fixtures
     ERASED,
     IDS,
@@ -38,14 +39,7 @@ from training import Mix, MixedDataset
 from training.saved import diff, erase_users, load, names, remove, rows, rows_of_users
 from training.streams import torch_stream
 
-pytestmark = [
-    pytest.mark.feast,
-    # Feast and its dependencies warn about their own future; none of it is ours to mend
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::RuntimeWarning:feast"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = OPENS_FEAST
 
 
 class TestSaved:

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from local_ray import local_ray
 from ranker_cases import random_pairs
-from ray_training import local_ray, training_workers
+from ray_training import training_workers
 
 from training.models.state import State
 from training.train import main

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import ray
 import torch
+from local_ray import local_ray
 from ray_training import (
     assert_agrees,
-    local_ray,
     losses,
     trained_alone,
     training_task,

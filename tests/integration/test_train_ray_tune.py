@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from ray_training import local_ray, losses, trained_alone, training_task
+from local_ray import local_ray
+from ray_training import losses, trained_alone, training_task
 
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.learn.neural.tune import DEFAULT_SPACE, _choices, applied, tune

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from local_ray import local_ray
 from numpy.typing import NDArray
-from ray_training import local_ray, losses, trained_alone
+from ray_training import losses, trained_alone
 
 from scalr_ray.core.clock import EPOCH, to_micros
 from scalr_ray.core.config import NeuralSettings

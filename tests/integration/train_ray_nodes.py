@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import ray
+from local_ray import local_ray
 from ray.cluster_utils import Cluster as Nodes
-from ray_training import assert_agrees, local_ray, trained_alone, training_task, training_workers
+from ray_training import assert_agrees, trained_alone, training_task, training_workers
 
 from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 

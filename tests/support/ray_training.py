@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,20 +69,3 @@ def assert_agrees(run: Any, alone: LoopState) -> None:
 def training_workers() -> list[psutil.Process]:
     """The workers of Ray Train that this process started."""
     return ray_workers("RayTrainWorker")
-
-
-@contextmanager
-def local_ray(cpus: int) -> Iterator[None]:
-    """A Ray of this process alone; its sockets need a short path."""
-    import os
-    import tempfile
-    from unittest.mock import patch
-
-    from scalr_ray.offline_store.cluster import ray_session
-
-    with (
-        tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short,
-        patch.dict(os.environ, {"RAY_TMPDIR": short}),
-        ray_session(cpus),
-    ):
-        yield

@@ -103,6 +103,15 @@ class Interactions:
         """(U, I)."""
         return len(self.users), len(self.items)
 
+    def refuse_empty(self) -> None:
+        """Check that a row counts.
+
+        Raises:
+            DataError: there are no interactions to learn from.
+        """
+        if not self.weights.any():
+            raise DataError("there are no interactions to learn from")
+
     def matrix(self) -> sp.csr_matrix:
         """The summed weight of every pair, (U, I) float64; pairs without weight are not stored."""
         summed = sp.csr_matrix((self.weights, (self.rows, self.cols)), shape=self.shape)

@@ -23,7 +23,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from training.models.base import Checkpoint, Interactions, rows_or_zero, same_rows
 from training.models.least_squares import Factors, Side
 from training.models.popularity import PopularityConfig, log_popularity
@@ -80,8 +80,7 @@ class IALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where the items start."""
-        if not interactions.weights.any():
-            raise DataError("there are no interactions to learn from")
+        interactions.refuse_empty()
         users, items = interactions.shape
         start = np.random.default_rng(seed).standard_normal((items, self._config.factors))
         start *= _START_SCALE / np.sqrt(self._config.factors)

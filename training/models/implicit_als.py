@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from training.models.base import Checkpoint, Interactions, rows_or_zero, same_rows
 from training.models.popularity import PopularityConfig, log_popularity
 from training.models.state import State
@@ -58,8 +58,7 @@ class ImplicitALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where they start."""
-        if not interactions.weights.any():
-            raise DataError("there are no interactions to learn from")
+        interactions.refuse_empty()
         log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         self._tensors = {"log_prior": log_prior}
         self._progress = {"sweeps": 0, "seed": seed, "rows": interactions.digest()}

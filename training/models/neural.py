@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scalr_ray.core.errors import DataError, TrainingDiverged, UsageError
+from scalr_ray.core.errors import TrainingDiverged, UsageError
 from training.models.base import Checkpoint, Interactions, checked_codes, same_rows
 from training.models.popularity import PopularityConfig, log_popularity
 from training.models.state import State
@@ -180,8 +180,7 @@ class NeuralRanker(Generic[ConfigT]):
             DataError: there are no interactions to learn from.
             TrainingDiverged: the loss is no longer finite.
         """
-        if not interactions.weights.any():
-            raise DataError("there are no interactions to learn from")
+        interactions.refuse_empty()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._net = self._new_net(*interactions.shape)

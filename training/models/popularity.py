@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalr_ray.core.clock import DAY, parse_time, to_micros
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from training.models.base import Interactions
 from training.models.state import State
 
@@ -76,8 +76,7 @@ class Popularity:
 
     def fit(self, interactions: Interactions, *, seed: int) -> None:  # noqa: ARG002 - no draws
         """Count; the seed changes nothing."""
-        if not interactions.weights.any():
-            raise DataError("there are no interactions to learn from")
+        interactions.refuse_empty()
         self._scores = log_popularity(interactions, self._config).astype(np.float32)
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:

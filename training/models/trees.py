@@ -25,7 +25,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.errors import UsageError
 from scalr_ray.core.keyed import stream_seed
 from training.models.base import UNSEEN, Checkpoint, Interactions, checked_codes, same_rows
 from training.models.negatives import drawn_items
@@ -75,8 +75,7 @@ class Trees:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Boost; `seed` draws the negatives."""
-        if not interactions.weights.any():
-            raise DataError("there are no interactions to learn from")
+        interactions.refuse_empty()
         self._weights = interactions.matrix()
         self._log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         self._texts = []

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from commands import call_scalr
 from marks import OPENS_FEAST
 from scheduled_runs import DAY, SETTINGS, make_repo, middle_of, mixed_rows, small_log
 
 from scalr_ray import Scalr
-from scalr_ray.cli.main import main
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.jobs.backfill import NOTHING_NEW, Origin
 from scalr_ray.offline_store.cluster import ray_session
@@ -177,11 +175,8 @@ def test_a_refused_origin_is_told_and_does_not_end_the_run(tmp_path):
 
 
 def scalr_command(repo: Path, *arguments: str) -> tuple[int, str, str]:
-    options = [f"--set={setting}" for setting in SETTINGS]
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["--repo", str(repo), *options, *arguments])
-    return code, out.getvalue(), err.getvalue()
+    said = call_scalr(repo, *arguments, settings=SETTINGS)
+    return said.code, said.out, said.err
 
 
 def test_origins_with_too_little_data_are_told(in_one_go):

@@ -13,18 +13,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from commands import Answer, call_scalr
 from planted_logs import (
     SMALL_SETTINGS,
     bytes_below,
@@ -34,7 +33,6 @@ from planted_logs import (
     write_log,
 )
 
-from scalr_ray.cli.main import main
 from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
@@ -48,25 +46,8 @@ DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
 MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one call said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 def scalr(repo: Path, *arguments: str, settings: tuple[str, ...] = ()) -> Answer:
-    options = [f"--set={setting}" for setting in (*SMALL_SETTINGS, *settings)]
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["--repo", str(repo), *options, *arguments])
-    return Answer(code=code, out=out.getvalue(), err=err.getvalue())
+    return call_scalr(repo, *arguments, settings=(*SMALL_SETTINGS, *settings))
 
 
 def definitions(into: Path) -> Path:

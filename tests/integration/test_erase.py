@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from commands import Answer, call_scalr
 from lake_rows import event
 from quick_repos import holding, workspace_of
 from scheduled_runs import SETTINGS, make_repo, middle_of, small_log
 
 from scalr_ray import Scalr
-from scalr_ray.cli.main import main
 from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.errors import UsageError
 from scalr_ray.core.events import synthetic_event_schema
@@ -54,21 +52,8 @@ WEIGHTED = (
 NOISY = ("translator.noise_epsilon=5", "translator.min_users=2")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one call of the command said."""
-
-    code: int
-    out: str
-    err: str
-
-
 def command(repo: Path, *arguments: str) -> Answer:
-    options = [f"--set={setting}" for setting in SETTINGS]
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["--repo", str(repo), *options, *arguments])
-    return Answer(code=code, out=out.getvalue(), err=err.getvalue())
+    return call_scalr(repo, *arguments, settings=SETTINGS)
 
 
 @dataclass(frozen=True, kw_only=True)

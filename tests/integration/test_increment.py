@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, redirect_stderr, redirect_stdout
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+from commands import call_scalr
 from marks import OPENS_FEAST
 from scheduled_runs import DAY, SETTINGS, TIME, import_into, make_repo, middle_of, small_log
 
-from scalr_ray.cli.main import main
 from scalr_ray.core.layout import Layout
 from scalr_ray.jobs import increment
 from scalr_ray.jobs.generate import generate
@@ -75,18 +74,17 @@ class Journey:
         """Call `scalr run`, and keep what became of it."""
         with self.opened() as workspace:
             since = workspace.ledger.watermarks()
-        options = [f"--set={setting}" for setting in (*SETTINGS, *settings)]
-        out, err = StringIO(), StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            code = main(
-                ["--repo", str(self.repo), *options, "--json", "run", "--as-of", as_of.isoformat()]
-            )
+        said = call_scalr(
+            self.repo,
+            *("--json", "run", "--as-of", as_of.isoformat()),
+            settings=(*SETTINGS, *settings),
+        )
         with self.opened() as workspace:
             self.steps[name] = Step(
                 as_of=as_of,
-                code=code,
-                told=json.loads(out.getvalue() or "{}"),
-                err=err.getvalue(),
+                code=said.code,
+                told=json.loads(said.out or "{}"),
+                err=said.err,
                 since=since,
                 watermarks=workspace.ledger.watermarks(),
                 verbs=[run.verb for run in reversed(workspace.ledger.runs(limit=1000))],

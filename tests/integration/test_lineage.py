@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from commands import call_scalr
 from lake_rows import event
 from quick_repos import workspace_of
 from scheduled_runs import SETTINGS, make_repo, middle_of, small_log
 
 from scalr_ray import Scalr
-from scalr_ray.cli.main import main
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.ledger import BatchState
 
@@ -42,11 +40,8 @@ class Repo:
 
 
 def command(repo: Repo, *arguments: str) -> tuple[int, str, str]:
-    options = [f"--set={setting}" for setting in SETTINGS]
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["--repo", str(repo.path), *options, *arguments])
-    return code, out.getvalue(), err.getvalue()
+    said = call_scalr(repo.path, *arguments, settings=SETTINGS)
+    return said.code, said.out, said.err
 
 
 def rows_of(batch_id: str, version: str, source: dict[str, Any], cut: datetime) -> pa.Table:

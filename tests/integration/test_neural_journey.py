@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from commands import call_scalr
 from planted_logs import SMALL_SETTINGS, cut_of, planted_events, with_newcomers, write_log
 
-from scalr_ray.cli.main import main
 from scalr_ray.core.layout import Layout
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.translator import load_translator
@@ -41,12 +38,9 @@ SETTINGS = (
 
 
 def scalr(repo: Path, *arguments: str, settings: tuple[str, ...] = ()) -> dict:
-    options = [f"--set={setting}" for setting in (*SETTINGS, *settings)]
-    out, err = StringIO(), StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        code = main(["--repo", str(repo), *options, "--json", *arguments])
-    assert code == 0, err.getvalue()
-    return json.loads(out.getvalue())
+    said = call_scalr(repo, "--json", *arguments, settings=(*SETTINGS, *settings))
+    assert said.code == 0, said.err
+    return said.json
 
 
 @pytest.fixture(scope="module")

@@ -118,16 +118,18 @@ def _label_column(manifest: Mapping[str, Any]) -> str:
 
 
 def _content(rows: pa.Table, *, label: str) -> dict[str, Any]:
-    """What is in the rows."""
+    """What is in the rows: real and synthetic events, and negatives, which are no events."""
     synthetic = rows.filter(rows["is_synthetic"])
     batches = pc.value_counts(synthetic["batch_id"]).to_pylist()
+    negatives = pc.sum(pc.equal(rows[label], 0.0)).as_py() or 0
+    events = pc.sum(pc.not_equal(synthetic[label], 0.0)).as_py() or 0
     return {
-        "counts": {"real": rows.num_rows - synthetic.num_rows, "synthetic": synthetic.num_rows},
+        "counts": {"real": rows.num_rows - negatives - events, "synthetic": events},
         "batches": {
             batch["values"]: batch["counts"]
             for batch in sorted(batches, key=lambda batch: str(batch["values"]))
         },
-        "negatives": pc.sum(pc.equal(rows[label], 0.0)).as_py() or 0,
+        "negatives": negatives,
         "events_fingerprint": _fingerprint(rows["event_id"]),
     }
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import traceback
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -108,19 +106,4 @@ def rows_as_they_come(rows: Dataset) -> Generator[dict[str, Any], None, None]:
             for batch in rows.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from batch.to_pylist()
         except (NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError) as error:
-            _let_go(error)
             raise WorkersDied from error
-        except Exception as error:
-            _let_go(error)
-            raise
-
-
-def _let_go(error: BaseException | None) -> None:
-    """Forget what the frames of an error hold: the actors that ran would live on with it.
-
-    They would keep their CPUs, and whoever tries again in this process would wait for them.
-    """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-    gc.collect()

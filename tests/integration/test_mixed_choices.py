@@ -124,6 +124,7 @@ def test_negatives_are_drawn_from_what_was_known_at_the_time(store, by):
     real = {row["event_id"]: row for row in rows if row["label"] == 1 and not row["is_synthetic"]}
     drawn = [row for row in rows if row["label"] == 0]
     assert dataset.manifest["negatives"] == len(drawn) > 2 * len(real)
+    assert dataset.manifest["counts"]["real"] == len(real)
     assert dataset.manifest["mix"]["negatives"] == {"per_event": 3, "by": by, "seed": 4}
     assert len(
         {(row["event_id"][: row["event_id"].index("~")], row["item_id"]) for row in drawn}
@@ -192,7 +193,9 @@ def test_a_split_trains_on_what_was_known_and_tests_on_what_came_after(store, em
     assert (out["embargo"] > 0) is (embargo > timedelta(0))
     check_clocks(found.train.table, cut)  # nothing of the future is in it
     assert found.train.manifest["as_of"] == cut.isoformat()
-    assert found.test.manifest["counts"] == {"real": len(test), "synthetic": 0}
+    told = found.test.manifest
+    assert 0 < told["negatives"] < len(test)
+    assert told["counts"] == {"real": len(test) - told["negatives"], "synthetic": 0}
     assert found.test.manifest["split"]["left_out"] == found.left_out
     assert json.dumps(found.train.manifest)
 

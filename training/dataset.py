@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from scalr_ray.core.errors import UsageError
 from training.row_file import BLOCK_ROWS, RowFile
 
 if TYPE_CHECKING:
@@ -30,11 +31,17 @@ class MixedDataset:
             time and id. Real rows have weight 1, no likelihood and no batch.
         manifest: what was asked for and what it gave, as plain JSON values.
         notes: sentences on what has happened since it was saved; none to one that was just pulled.
+        store: what it was pulled from, and is saved to.
     """
 
     table: pa.Table
     manifest: dict[str, Any]
     notes: tuple[str, ...] = ()
+    store: FeatureStore | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the store: its connections do not travel to another process."""
+        return vars(self) | {"store": None}
 
     def to_arrow(self) -> pa.Table:
         """The rows as an Arrow table."""
@@ -81,11 +88,13 @@ class MixedDataset:
 
         return split(self, at, embargo=embargo)
 
-    def save(self, store: FeatureStore, name: str) -> SavedTrainingSet:
-        """Keep it under a name, from where `training.saved.load` gets it back.
+    def save(self, name: str) -> SavedTrainingSet:
+        """Keep it under a name in its repository, from where `training.saved.load` gets it back.
 
         See `training.saving.save`.
         """
         from training.saving import save
 
-        return save(store, name, self.table, self.manifest)
+        if self.store is None:
+            raise UsageError("these rows were not pulled from a store; pull them, then save")
+        return save(self.store, name, self.table, self.manifest)

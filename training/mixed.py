@@ -130,7 +130,7 @@ def build_mixed_dataset(
         trial=trial is not None,
         inputs=before.to_json(after),
     )
-    return MixedDataset(table=table, manifest=manifest)
+    return MixedDataset(table=table, manifest=manifest, store=store)
 
 
 def _pin(

@@ -44,7 +44,8 @@ def load(store: FeatureStore, name: str) -> MixedDataset:
     layout = Layout.of(repo_of(store))
     table, manifest = SetFolders(root=layout.training_sets).read(name)
     del manifest[ROWS_SHA256]
-    return MixedDataset(table=table, manifest=manifest, notes=_notes(layout, manifest))
+    notes = _notes(layout, manifest)
+    return MixedDataset(table=table, manifest=manifest, notes=notes, store=store)
 
 
 def rows(store: FeatureStore, name: str) -> RowFile:

@@ -99,7 +99,9 @@ def split(dataset: MixedDataset, at: datetime | str, *, embargo: timedelta = tim
             "left_out": left_out,
         }
         made[name] = MixedDataset(
-            table=part, manifest=part_of(manifest, part, times=times, split=said)
+            table=part,
+            manifest=part_of(manifest, part, times=times, split=said),
+            store=dataset.store,
         )
     return Split(train=made["train"], test=made["test"], left_out=left_out)
 

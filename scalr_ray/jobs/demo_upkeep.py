@@ -35,7 +35,7 @@ def keep_and_take_back(workspace: Workspace, batch: BatchRecord) -> dict[str, An
             end=batch.as_of + timedelta(microseconds=1),
             as_of=batch.as_of,
         )
-        saved = dataset.save(store, SET_NAME)
+        saved = dataset.save(SET_NAME)
         rows = dataset.table.filter(pc.equal(dataset.table["batch_id"], batch.batch_id))
         first = rows.sort_by("event_id").slice(0, 1).to_pylist()[0]
         lineage = trace(workspace, first["event_id"])

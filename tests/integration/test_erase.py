@@ -133,7 +133,7 @@ def save_training_set(repo: Path, name: str, cut: datetime) -> None:
         store = workspace_of(scalr).store
         build_mixed_dataset(
             store, service="mixed_training_v1", start=EPOCH, end=cut, as_of=cut
-        ).save(store, name)
+        ).save(name)
 
 
 @pytest.fixture(scope="module")

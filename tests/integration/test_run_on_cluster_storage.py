@@ -48,7 +48,7 @@ def test_events_are_published_kept_retired_and_erased(repo: Path, s3) -> None:
         assert any(key.endswith(".parquet") for key in s3.keys("whole-path"))
         asked = {"service": "mixed_training_v1", "start": EPOCH, "end": T1 + DAY, "as_of": T1 + DAY}
         dataset = build_mixed_dataset(store, **asked)
-        dataset.save(store, "kept")
+        dataset.save("kept")
         synthetic = dataset.table.filter(dataset.table["is_synthetic"])
         assert set(synthetic["event_id"].to_pylist()) == set(published["event_id"].to_pylist())
         user = published["user_id"][0].as_py()

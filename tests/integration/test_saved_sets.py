@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from fresh_processes import in_parallel
 from killing import killed_at_step
+from lake_rows import NOON
 from marks import OPENS_FEAST
 from pulled_sets import (  # noqa: F401 - the fixtures
     ERASED,
@@ -46,7 +49,7 @@ class TestSaved:
     def test_a_set_comes_back_as_it_was_saved(self, layout, store):
         publish(layout, "b1")
         dataset = build(store)
-        saved = dataset.save(store, "ctr_2026-03")
+        saved = dataset.save("ctr_2026-03")
         assert saved.folder == layout.training_sets / "ctr_2026-03"
         assert (saved.rows, saved.snapshot_id) == (52, dataset.manifest["snapshot_id"])
         assert sorted(path.name for path in saved.folder.iterdir()) == [
@@ -57,14 +60,14 @@ class TestSaved:
         assert back.to_arrow().equals(dataset.to_arrow())
         assert content(back) == content(dataset)
         assert (back.manifest, back.notes) == (dataset.manifest, ())
-        again = back.save(store, "copy")
+        again = back.save("copy")
         assert again.manifest == saved.manifest
         assert names(store) == ["copy", "ctr_2026-03"]
 
     def test_it_streams_from_its_files_until_a_user_is_taken_out(self, layout, store):
         publish(layout, "b1")
         dataset = build(store)
-        dataset.save(store, "a")
+        dataset.save("a")
         codes = {"user_id": sorted(dataset.table["user_id"].unique().to_pylist())}
         stream = torch_stream(rows(store, "a"), 5, columns=["user_id", "label"], codes=codes)
         found = [place for batch in stream for place in batch["user_id"].tolist()]
@@ -79,7 +82,7 @@ class TestSaved:
 
     def test_its_snapshot_is_pinned_in_the_ledger(self, layout, store):
         publish(layout, "b1")
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         with Ledger(layout.database_url) as ledger:
             (pin,) = ledger.pins()
         assert (pin.name, pin.snapshot_id, pin.path) == ("a", saved.snapshot_id, str(saved.folder))
@@ -87,7 +90,7 @@ class TestSaved:
     def test_feast_finds_it(self, layout, store):
         publish(layout, "b1")
         dataset = build(store)
-        dataset.save(store, "a")
+        dataset.save("a")
         found = open_store(layout.repo).get_saved_dataset("a")
         assert found.feature_service_name == "mixed_training_v1"
         rows = found.to_arrow()
@@ -99,7 +102,7 @@ class TestSaved:
     def test_a_set_whose_batch_was_retired_still_loads_and_says_so(self, layout, store):
         publish(layout, "b1", "b2")
         dataset = build(store)
-        dataset.save(store, "a")
+        dataset.save("a")
         with SyntheticEventLake.open(layout, IDS) as lake:
             lake.retire("b1")
         record_retired(layout, "b1", "it was drawn from bots")
@@ -112,17 +115,27 @@ class TestSaved:
     def test_the_same_again_changes_nothing_and_another_is_refused(self, layout, store):
         publish(layout, "b1")
         dataset = build(store)
-        first = dataset.save(store, "a")
-        assert dataset.save(store, "a") == first
+        first = dataset.save("a")
+        assert dataset.save("a") == first
         with pytest.raises(UsageError, match="another training set 'a'"):
-            build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+            build(store, mix=Mix(weight_scale=0.5)).save("a")
         assert content(load(store, "a")) == content(dataset)
         assert [path.name for path in layout.training_sets.iterdir()] == ["a"]
+
+    def test_rows_that_came_from_no_store_are_not_saved(self, store):
+        dataset = build(store)
+        with pytest.raises(UsageError, match="were not pulled from a store; pull them"):
+            MixedDataset(table=dataset.table, manifest=dataset.manifest).save("a")
+
+    def test_a_part_of_a_set_is_saved_as_well(self, store):
+        part = build(store).split(NOON + timedelta(minutes=20)).train
+        assert part.save("part").rows == 20
+        assert load(store, "part").to_arrow().equals(part.to_arrow())
 
     @pytest.mark.parametrize("name", ["", "A", "-a", "a/b", "..", ".a", "a" * 65, "a b", "a\n"])
     def test_a_name_that_cannot_be_one_is_refused(self, layout, store, name):
         with pytest.raises(UsageError, match="cannot name a training set"):
-            build(store).save(store, name)
+            build(store).save(name)
         with pytest.raises(UsageError, match="cannot name a training set"):
             load(store, name)
         assert not layout.training_sets.exists()
@@ -130,7 +143,7 @@ class TestSaved:
     def test_a_set_that_is_not_there_is_named_with_those_that_are(self, store):
         with pytest.raises(DataError, match="no saved training set 'b'; there is none"):
             load(store, "b")
-        build(store).save(store, "a")
+        build(store).save("a")
         with pytest.raises(DataError, match="no saved training set 'b'; there is a"):
             load(store, "b")
 
@@ -139,7 +152,7 @@ class TestSaved:
     )
     @pytest.mark.parametrize("how", ["cut", "gone"])
     def test_a_damaged_set_says_what_is_wrong(self, store, file, word, how):
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         path = saved.folder / file
         if how == "cut":
             path.write_bytes(path.read_bytes()[:-9])
@@ -151,7 +164,7 @@ class TestSaved:
     def test_a_removed_set_is_gone_everywhere(self, layout, store):
         from feast.errors import SavedDatasetNotFound
 
-        build(store).save(store, "a")
+        build(store).save("a")
         remove(store, "a")
         assert list(layout.training_sets.iterdir()) == []
         with Ledger(layout.database_url) as ledger:
@@ -160,7 +173,7 @@ class TestSaved:
             store.get_saved_dataset("a")
         with pytest.raises(DataError, match="none to remove"):
             remove(store, "a")
-        build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+        build(store, mix=Mix(weight_scale=0.5)).save("a")
 
     def test_of_two_savers_of_one_name_one_wins(self, layout, store):
         publish(layout, "b1")
@@ -187,7 +200,7 @@ class TestSaved:
             found |= set(recovered(layout.repo))
             assert [each.name for each in store.list_saved_datasets()] == names(store)
             if step % 2:
-                dataset.save(store, "a")
+                dataset.save("a")
                 assert content(load(store, "a")) == expected
                 assert [path.name for path in layout.training_sets.iterdir()] == ["a"]
                 remove(store, "a")
@@ -199,22 +212,22 @@ def try_to_save(repo: Path, scale: float) -> str | None:
     store = open_store(repo)
     dataset = build(store, mix=Mix(weight_scale=scale))
     try:
-        dataset.save(store, "a")
+        dataset.save("a")
     except UsageError as error:
         return error.code
     return None
 
 
 def save_as(repo: Path, dataset: MixedDataset) -> None:
-    dataset.save(open_store(repo), "a")
+    replace(dataset, store=open_store(repo)).save("a")
 
 
 class TestCompared:
     def test_what_differs_is_told(self, layout, store):
         publish(layout, "b1")
-        build(store, mix=Mix(weight_scale=0.5)).save(store, "a")
+        build(store, mix=Mix(weight_scale=0.5)).save("a")
         publish(layout, "b2")
-        build(store).save(store, "b")
+        build(store).save("b")
         found = diff(store, "a", "b")
         assert found.only == (0, ROWS)
         assert (found.common, found.reweighted) == (40 + ROWS, ROWS)
@@ -228,8 +241,8 @@ class TestCompared:
         assert ["events", "only", "here", "0", "12"] in [line.split() for line in lines]
 
     def test_nothing_differs_from_itself(self, store):
-        build(store).save(store, "a")
-        build(store).save(store, "b")
+        build(store).save("a")
+        build(store).save("b")
         assert not diff(store, "a", "b")
 
 
@@ -237,8 +250,8 @@ class TestErased:
     def test_no_byte_of_an_erased_user_is_left_and_the_manifest_says_why(self, layout, store):
         publish(layout, "b1")
         before = build(store)
-        saved = before.save(store, "a")
-        build(store, service="real_only_v1").save(store, "real")
+        saved = before.save("a")
+        build(store, service="real_only_v1").save("real")
         assert traces(layout.training_sets, ERASED)
         assert erase(layout, ERASED) == {"a": 10 + 3, "real": 10}
         assert not traces(layout.training_sets, ERASED)
@@ -258,9 +271,9 @@ class TestErased:
 
     def test_the_ledger_follows(self, layout, store):
         publish(layout, "b1")
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         publish(layout, "b2")
-        other = build(store, mix=Mix(batch_ids=("b2",), synthetic_frac=0.0)).save(store, "none")
+        other = build(store, mix=Mix(batch_ids=("b2",), synthetic_frac=0.0)).save("none")
         with Ledger(layout.database_url) as ledger:
             before = {pin.name: pin for pin in ledger.pins()}
             assert before["a"].snapshot_id == saved.snapshot_id
@@ -272,7 +285,7 @@ class TestErased:
             assert after["none"].snapshot_id == other.snapshot_id
 
     def test_sets_without_the_user_stay_as_they_are(self, layout, store):
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         file = saved.folder / "rows.parquet"
         before = (file.stat().st_ino, file.read_bytes())
         assert rows_of_users(layout, ["nobody"]) == {}
@@ -281,7 +294,7 @@ class TestErased:
         assert rows_of_users(layout, [ERASED, "u1"]) == {"a": 20}
 
     def test_a_second_erasure_adds_to_the_first(self, layout, store):
-        build(store).save(store, "a")
+        build(store).save("a")
         assert erase(layout, ERASED, why="one") == {"a": 10}
         assert erase(layout, ERASED, why="one") == {}
         assert erase(layout, "u1", "u2", "u3", why="two") == {"a": 30}
@@ -299,17 +312,17 @@ class TestErased:
         with Ledger(layout.database_url) as ledger:
             ledger.begin_erasure([SubjectKey.of(layout).subject(ERASED)], "they asked")
         with pytest.raises(UsageError, match="10 rows of the training set are of users who were"):
-            dataset.save(store, "a")
+            dataset.save("a")
         assert list(layout.training_sets.iterdir()) == []
 
     def test_what_a_dead_saver_left_goes_too(self, layout, store):
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         shutil.copytree(saved.folder, layout.training_sets / ".b.0123456789abcdef")
         erase(layout, ERASED)
         assert not traces(layout.training_sets, ERASED)
 
     def test_a_damaged_set_is_named_as_nobody_can_say_whom_it_holds(self, layout, store):
-        saved = build(store).save(store, "a")
+        saved = build(store).save("a")
         (saved.folder / "rows.parquet").write_bytes(b"")
         with pytest.raises(DataError, match="could not read training set 'a'"):
             erase(layout, ERASED)
@@ -321,7 +334,7 @@ class TestErased:
         step = 0
         while True:
             step += 1
-            dataset.save(store, "a")
+            dataset.save("a")
             died = killed_at_step(step, erase, layout, ERASED)
             erase(layout, ERASED)
             assert not traces(layout.training_sets, ERASED)
@@ -342,7 +355,7 @@ def test_recovering_tells_ledger_and_feast_of_a_set_on_either_database(tmp_path,
 
     layout = write_repo(tmp_path / "repo", database_url)
     store = open_store(layout.repo)
-    build(store).save(store, "a")
+    build(store).save("a")
     forget_dataset(store, "a")
     with Ledger(layout.database_url) as ledger:
         ledger.unpin("a")
@@ -366,7 +379,7 @@ def test_it_all_works_on_either_database(tmp_path, database_url):
     store = open_store(layout.repo)
     publish(layout, "b1")
     dataset = build(store)
-    dataset.save(store, "a")
+    dataset.save("a")
     publish(layout, "b2")
     with SyntheticEventLake.open(layout, IDS) as lake:
         lake.retire("b1")

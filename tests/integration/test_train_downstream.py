@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
+import threading
+import time
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from local_ray import local_ray
 from ranker_cases import random_pairs
+from ray_processes import kill_one
 from ray_training import training_workers
 
 from training.models.state import State
@@ -69,6 +74,27 @@ def test_workers_give_what_one_process_gives(rows, model, way, counts):
         for name, array in alone.tensors.items():
             np.testing.assert_allclose(there.tensors[name], array, **tolerance)
     assert training_workers() == []
+
+
+def test_a_worker_that_dies_costs_nothing_but_time(rows, tmp_path, monkeypatch):
+    given = ("--set", "epochs=6", "--set", "batch=16", "--seed", "5")
+    alone = trained(rows, *given)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed = []
+
+    def kill_after_the_first_checkpoint() -> None:
+        while not list(tmp_path.glob("scalr-train*/**/ranker.safetensors")):
+            time.sleep(0.02)
+        killed.append(kill_one("RayTrainWorker"))
+
+    killer = threading.Thread(target=kill_after_the_first_checkpoint, daemon=True)
+    killer.start()
+    there = trained(rows, *given, "--workers", 1)
+    killer.join(timeout=10)
+    assert killed == [True]
+    assert there.progress == alone.progress
+    for name, array in alone.tensors.items():
+        np.testing.assert_array_equal(there.tensors[name], array)
 
 
 @pytest.mark.parametrize("model", ["popularity", "ials", "implicit", "trees"])

@@ -116,7 +116,9 @@ class TranslatorSettings(_Section):
     What a pair of items counts is `event_weights[type]` of both events (1 where a type is not
     named) times a half per `pair_half_life_days` between them; what an event of the user speaks is
     halved per `history_half_life_days` of its age. Pairs of fewer than `min_users` users are
-    dropped; `noise_epsilon` adds noise to the counts that are left.
+    dropped; `noise_epsilon` adds noise to the counts that are left. Whoever has touched more than
+    `most_source_items` or `most_target_items` items is no customer, and does not count there; what
+    nobody else can move either is in `learn.crowding`.
     """
 
     kind: Literal["frequency", "neural", "auto"] = "frequency"
@@ -126,6 +128,8 @@ class TranslatorSettings(_Section):
     pair_half_life_days: Positive | None = None
     history_half_life_days: Positive | None = None
     min_users: PositiveInt = 1
+    most_source_items: PositiveInt | None = 10_000
+    most_target_items: PositiveInt | None = 1_000
     noise_epsilon: Positive | None = None
     neural: NeuralSettings = NeuralSettings()
 

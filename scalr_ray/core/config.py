@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.core.events import IdType
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.core.plain_yaml import read_yaml, shorten_value
 
 CONFIG_NAME = "scalr.yaml"
 ENV_PREFIX = "SCALR_"
@@ -27,6 +27,7 @@ ENV_PREFIX = "SCALR_"
 _ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
 
 _UNSHOWN = ("database",)
+_SHOWN = 64  # characters of a name
 _DATABASES = ("sqlite", "postgresql+psycopg")
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -37,7 +38,9 @@ DomainName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class IdTypes(_Section):
@@ -418,10 +421,12 @@ def load_config(
     """
     file = path / CONFIG_NAME if path.is_dir() else path
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{file} is not there; point --repo at a folder that holds it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error}); mend it") from error
+    except ValueError as error:  # also of bytes that are no UTF-8
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     merged: dict[str, Any] = raw if isinstance(raw, dict) else {}
     if raw is not None and not isinstance(raw, dict):
@@ -449,9 +454,9 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[list[str], str]]
 
 def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, origin: str) -> None:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: {text!r} is not a YAML value") from error
+        value = read_yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {shorten_value(text)} is not a YAML value") from error
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
         if not isinstance(branch, dict):
@@ -462,10 +467,10 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, origin: str) -
 
 def _first_problem(error: ValidationError, file: Path) -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part)[:_SHOWN] for part in problem["loc"][:_SHOWN])
     if problem["type"] == "extra_forbidden":
         return f"{file}: unknown key {where!r}; remove it or correct its spelling"
     reason = problem["msg"].removeprefix("Value error, ")
     # A refused URL may hold a secret.
-    got = "" if where in _UNSHOWN else f" (got {problem['input']!r})"
+    got = "" if where in _UNSHOWN else f" (got {shorten_value(problem['input'])})"
     return f"{file}: {where or 'file'}: {reason}{got}"

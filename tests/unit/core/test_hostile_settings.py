@@ -92,7 +92,7 @@ def test_no_tag_makes_an_object(case: str, tmp_path: Path):
     assert isinstance(loaded(tmp_path, CASES[case].encode()), ConfigError)
 
 
-@examples(60)
+@examples(40)
 @given(
     st.binary(max_size=200)
     | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass"))
@@ -102,7 +102,7 @@ def test_any_bytes(content: bytes):
         loaded(Path(folder), content)
 
 
-@examples(100)
+@examples(60)
 @given(changed(DEFAULTS))
 def test_any_value_at_any_place(value: object):
     with TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ leaves = st.sampled_from(
 )
 
 
-@examples(60)
+@examples(40)
 @given(
     leaves | st.sampled_from(NAMES),
     json_values() | st.sampled_from(HUGE) | st.sampled_from(sorted(CASES.values(), key=len)[:20]),

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.damage import plain_name, refusing_damage
+from scalr_ray.core.errors import ConfigError, DataError
 from scalr_ray.core.fingerprint import file_fingerprint
 
 _FORMAT = 2
@@ -85,7 +86,7 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     Args:
         folder: what `write_artifact` has written.
         more: what the block raises where a file is not what it should be, beside errors of Arrow,
-            JSON and the file system.
+            JSON, torch and the file system.
 
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.
@@ -93,7 +94,7 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     with _refusing(folder, *more):
         settings = _settings(folder)
         for name, recorded in settings["files"].items():
-            if file_fingerprint(folder / name) != recorded:
+            if file_fingerprint(folder / plain_name(name)) != recorded:
                 raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
         yield settings
 
@@ -105,14 +106,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-@contextmanager
-def _refusing(folder: Path, *more: type[Exception]) -> Iterator[None]:
-    # Arrow's errors and malformed JSON are ValueErrors.
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError)
-    try:
-        yield
-    except (*errors, *more) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
-        ) from error
+def _refusing(folder: Path, *more: type[Exception]) -> AbstractContextManager[None]:
+    remedy = "run `scalr train` again"
+    return refusing_damage(f"translator {folder}", remedy, ConfigError, *more)

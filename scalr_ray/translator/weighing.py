@@ -86,6 +86,12 @@ class Weighing:
                 f"translator.history_half_life_days is {half_life}; "
                 "give a number of days above 0, or null"
             )
+        for name in ("min_users", "most_source_items", "most_target_items"):
+            count = getattr(self, name)
+            if not (count is None and name != "min_users") and not (
+                isinstance(count, int) and count >= 1
+            ):
+                raise ConfigError(f"translator.{name} is {count!r}; give a whole number above 0")
 
     @property
     def is_plain(self) -> bool:

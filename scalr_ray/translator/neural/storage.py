@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -71,8 +71,7 @@ def load_neural(folder: Path, device: torch.device | str = "cpu") -> NeuralTrans
     Raises:
         DataError: the folder is missing, incomplete, damaged, or of another format or kind.
     """
-    # torch refuses weights of another shape by a RuntimeError.
-    with reading(folder, RuntimeError, SafetensorError) as settings:
+    with reading(folder, SafetensorError) as settings:
         if settings["kind"] != NeuralTranslator.kind:
             raise DataError(f"translator {folder} is {settings['kind']}; run `scalr train` again")
         return _assemble(settings, folder, torch.device(device))
@@ -103,9 +102,10 @@ def _tensors(translator: NeuralTranslator) -> dict[str, dict[str, Tensor]]:
 
 
 def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> NeuralTranslator:
-    shape = NetShape.from_json(settings["shape"])
+    shape, weights = NetShape.from_json(settings["shape"]), load_file(folder / _WEIGHTS)
+    _refuse_another_size(shape, weights)
     net = TranslatorNet(shape)
-    net.load_state_dict(load_file(folder / _WEIGHTS))
+    net.load_state_dict(weights)
     targets = pq.read_table(folder / "target_items.parquet")
     return NeuralTranslator(
         net=net.to(device),
@@ -121,6 +121,14 @@ def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> N
         alpha=settings["alpha"],
         temperature=settings["temperature"],
     )
+
+
+def _refuse_another_size(shape: NetShape, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a shape that needs more numbers than there are, before memory is taken for them."""
+    there = sum(weight.numel() for weight in weights.values())
+    tables = (shape.source_items + shape.target_items + shape.event_types) * shape.width
+    if max(tables, shape.length, shape.heads, shape.layers * shape.width) > there:
+        raise DataError(f"its weights are not of the shape that it names: {there} numbers")
 
 
 def _vocabulary(path: Path) -> Vocabulary:

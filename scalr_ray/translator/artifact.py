@@ -18,6 +18,7 @@ from scalr_ray.core.errors import ConfigError, DataError
 from scalr_ray.core.fingerprint import file_fingerprint
 
 _FORMAT = 2
+_MOST_STRENGTH = 1e6
 _SETTINGS = "translator.json"
 
 
@@ -97,6 +98,17 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
             if file_fingerprint(folder / plain_name(name)) != recorded:
                 raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
         yield settings
+
+
+def refuse_strength(*numbers: object) -> None:
+    """Refuse exponents, temperatures and pseudo-users that no training chooses.
+
+    Raises:
+        ValueError: one is no number, negative or beyond a million.
+    """
+    for number in numbers:
+        if type(number) not in (int, float) or not 0 <= number <= _MOST_STRENGTH:  # type: ignore[operator]
+            raise ValueError("its strength is none")
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.translator.artifact import kind_of, reading, write_artifact
+from scalr_ray.translator.artifact import kind_of, reading, refuse_strength, write_artifact
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
 from scalr_ray.translator.prior_mix import PriorMix
@@ -203,8 +203,8 @@ def _refuse_unfit(translator: FrequencyTranslator) -> None:
             raise ValueError("a count or a share is none")
     for items in (translator.source_items, translator.target_items):
         _refuse_double(items.ids)
-    numbers = (strength.shrinkage, strength.temperature, 1.0 + strength.alpha)
-    if not all(0 < number < np.inf for number in numbers):
+    refuse_strength(strength.alpha, strength.temperature, strength.shrinkage)
+    if not strength.temperature or not strength.shrinkage:
         raise ValueError(f"the strength is {strength}")
     if translator.delays.ndim != 1 or translator.train_cutoff.tzinfo is None:
         raise ValueError("the delays or the cutoff are none")

@@ -26,7 +26,7 @@ ENV_PREFIX = "SCALR_"
 # SCALR_TEST_* steers the test suite and SCALR_REPO the command line; neither is configuration.
 _ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
 
-_UNSHOWN = ("database",)
+_UNSHOWN = ("database", "warehouse")
 _SHOWN = 64  # characters of a name
 _DATABASES = ("sqlite", "postgresql+psycopg")
 
@@ -368,6 +368,11 @@ class ScalrConfig(_Section):
         scheme, found, _ = (place or "").partition("://")
         if found and scheme != "s3":
             raise ValueError("a warehouse is a folder or s3://bucket/prefix")
+        if found and set("@?#") & set(place or ""):
+            raise ValueError(
+                "a warehouse is s3://bucket/prefix and nothing else; the environment gives "
+                "credentials, endpoint and region"
+            )
         return place
 
     @property
@@ -456,7 +461,8 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, origin: str) -
     try:
         value = read_yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{origin}: {shorten_value(text)} is not a YAML value") from error
+        got = "the text" if keys[0] in _UNSHOWN else shorten_value(text)
+        raise ConfigError(f"{origin}: {got} is not a YAML value") from error
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
         if not isinstance(branch, dict):
@@ -472,5 +478,5 @@ def _first_problem(error: ValidationError, file: Path) -> str:
         return f"{file}: unknown key {where!r}; remove it or correct its spelling"
     reason = problem["msg"].removeprefix("Value error, ")
     # A refused URL may hold a secret.
-    got = "" if where in _UNSHOWN else f" (got {shorten_value(problem['input'])})"
+    got = "" if where.partition(".")[0] in _UNSHOWN else f" (got {shorten_value(problem['input'])})"
     return f"{file}: {where or 'file'}: {reason}{got}"

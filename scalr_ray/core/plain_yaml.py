@@ -44,7 +44,16 @@ def read_yaml(text: str) -> Any:  # noqa: ANN401 - any plain value
     except (LookupError, OverflowError) as error:  # LookupError: of `!!bool maybe`
         raise ValueError(f"a value is none of its kind: {error}") from error
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(yaml_problem(error)) from error
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong with a file and where, without the line itself: it may hold secrets."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return "there are characters in it that YAML does not know"
+    where = f"line {mark.line + 1}, column {mark.column + 1}"
+    return f"{getattr(error, 'problem', '')} in {where}"
 
 
 def shorten_value(value: object) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from commands import call_scalr
 from lake_rows import NOON
 from marks import OPENS_FEAST
 from planted_logs import bytes_below
+from postgres_server import PASSWORD, Database
 from pulled_sets import (  # noqa: F401 - a fixture
     IDS,
     ROWS,
@@ -46,10 +47,17 @@ def contents(url: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture
-def owner(postgres_url: str, tmp_path: Path) -> Layout:
+@pytest.fixture(scope="module")
+def owner(postgres_database: Database, tmp_path_factory) -> Iterator[Layout]:
     """A repository with a batch that is published and one that is accepted."""
-    layout = write_repo(tmp_path / "repo", postgres_url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGPASSWORD", PASSWORD)
+        layout = write_repo(tmp_path_factory.mktemp("roles") / "repo", postgres_database.plain_url)
+        _fill(layout)
+        yield layout
+
+
+def _fill(layout: Layout) -> None:
     with SyntheticEventLake.open(layout, IDS) as lake, Ledger(layout.database_url) as ledger:
         with ledger.running("generate", {}, "c", 0) as run:
             ledger.add_translator(
@@ -75,39 +83,37 @@ def owner(postgres_url: str, tmp_path: Path) -> Layout:
             for expected, to in pairwise(steps[: 3 if batch_id == "b1" else 2]):
                 ledger.move_batch(batch_id, expected=expected, to=to)
         lake.publish("b1")
-    return layout
 
 
 @pytest.fixture
-def granted(owner: Layout) -> Callable[[str], Layout]:
+def granted(owner: Layout) -> Iterator[Callable[[str], Layout]]:
     """Makes the repository one that somebody else opens, who is granted a role."""
+
+    files = ("scalr.yaml", "feature_store.yaml")
+    texts = {file: (owner.repo / file).read_text(encoding="utf-8") for file in files}
 
     def grant(role: str) -> Layout:
         engine = create_engine(owner.database_url, isolation_level="AUTOCOMMIT")
-        name = f"somebody_{engine.url.database}"
+        name = f"{role}_{engine.url.database}"
         with engine.connect() as connection:
             for _ in range(2):  # as often as you like
                 connection.exec_driver_sql(ROLES.read_text(encoding="utf-8"))
             connection.exec_driver_sql(f"DROP ROLE IF EXISTS {name}")
-            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password()}'")
+            connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
             connection.exec_driver_sql(f"GRANT {role} TO {name}")
         engine.dispose()
         url = make_url(owner.database_url).set(username=name).render_as_string(hide_password=False)
-        for file in ("scalr.yaml", "feature_store.yaml"):
-            written = (owner.repo / file).read_text(encoding="utf-8")
-            (owner.repo / file).write_text(written.replace(owner.database_url, url))
+        for file in files:
+            written = texts[file].replace(owner.database_url, url)
+            (owner.repo / file).write_text(written, encoding="utf-8")
         return Layout.of(owner.repo)
 
-    return grant
+    yield grant
+    for file in files:
+        (owner.repo / file).write_text(texts[file], encoding="utf-8")
 
 
-def password() -> str:
-    from postgres_server import PASSWORD
-
-    return PASSWORD
-
-
-def test_a_reader_reads_as_of_and_changes_nothing(owner: Layout, granted) -> None:
+def test_a_reader_reads_as_of_and_changes_nothing_and_a_writer_publishes(owner, granted) -> None:
     there = contents(owner.database_url)
     layout = granted("scalr_reader")
     assert layout.database_url != owner.database_url
@@ -134,8 +140,6 @@ def test_a_reader_reads_as_of_and_changes_nothing(owner: Layout, granted) -> Non
     assert bytes_below(layout.data) == before
     assert contents(owner.database_url) == there
 
-
-def test_a_writer_publishes(granted) -> None:
     layout = granted("scalr_writer")
     answer = call_scalr(layout.repo, "publish", "b2")
     assert answer.code == 0, answer.err

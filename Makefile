@@ -12,6 +12,7 @@ TARGET =
 OUT = ./scalr-demo
 DATA =
 ARGS =
+TIMES = 20
 # They reach the recipe through its environment, where a path with spaces stays one word.
 export EVENTS SOURCE TARGET OUT DATA
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -35,7 +36,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench real truth nodes lint types imports check format lock clean
+.PHONY: help install demo test compare bench real truth nodes fuzz lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +87,10 @@ truth: install ## the learned likelihood against the true one, in simulated worl
 
 nodes: install ## train and generate on clusters that lose nodes; minutes
 	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py tests/integration/generate_ray_nodes.py
+
+fuzz: install ## hostile files, settings and checkpoints, by many more examples; TIMES=20
+	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \
+		tests/unit tests/integration/lake $(ARGS)
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

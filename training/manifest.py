@@ -5,12 +5,67 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
+from scalr_ray.core.errors import DataError
 from training.selection import Window
+
+
+def _is_time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_is_time)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Revision(_Part):
+    at: _Time
+    why: str
+    rows_removed: int
+    synthetic_rows_removed: int
+
+
+class _Names(_Part):
+    weight_column: str = ""
+    label_column: str = ""
+
+
+class _Manifest(_Part):
+    service: str
+    start: _Time
+    end: _Time
+    as_of: _Time
+    mix: _Names
+    batches: dict[str, int]
+    events_fingerprint: str
+    snapshot_id: int | None
+    revisions: list[_Revision] = []
+
+
+def checked(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """The manifest of a saved set, if it says what a manifest says.
+
+    Raises:
+        DataError: it does not; somebody has changed it.
+    """
+    try:
+        _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        where = ".".join(str(part)[:64] for part in error.errors()[0]["loc"])
+        raise DataError(
+            f"training set {name!r} is damaged: {where!r} of its manifest is not what was saved; "
+            "restore it from a backup, or remove the set and save it again"
+        ) from error
+    return manifest
 
 
 def describe(

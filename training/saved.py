@@ -19,7 +19,7 @@ from scalr_ray.ledger import BatchState, Ledger
 from training.comparison import Difference, compare
 from training.dataset import MixedDataset
 from training.inputs import repo_of
-from training.manifest import held_snapshot, revised
+from training.manifest import checked, held_snapshot, revised
 from training.row_file import RowFile
 from training.set_folders import ROWS_SHA256, SetFolders
 
@@ -43,6 +43,7 @@ def load(store: FeatureStore, name: str) -> MixedDataset:
     """
     layout = Layout.of(repo_of(store))
     table, manifest = SetFolders(root=layout.training_sets).read(name)
+    checked(manifest, name)
     del manifest[ROWS_SHA256]
     notes = _notes(layout, manifest)
     return MixedDataset(table=table, manifest=manifest, notes=notes, store=store)
@@ -126,10 +127,11 @@ def erase_users(
         pinned = {pin.name: pin.manifest_fingerprint for pin in ledger.pins()}
         for name in folders.names():
             if folders.finish(name):
-                gone[name] = folders.manifest(name)["revisions"][-1]["rows_removed"]
+                said = checked(folders.manifest(name), name)
+                gone[name] = said["revisions"][-1]["rows_removed"]
             if count := _erase_from(folders, name, users, why):
                 gone[name] = gone.get(name, 0) + count
-            manifest = folders.manifest(name)
+            manifest = checked(folders.manifest(name), name)
             known = fingerprint(manifest)
             if name in pinned and pinned[name] != known:
                 ledger.repin(name, snapshot_id=held_snapshot(manifest), manifest_fingerprint=known)
@@ -156,7 +158,7 @@ def _erase_from(folders: SetFolders, name: str, users: Sequence[object], why: st
     saved = folders.rows(name)
     held = _held(saved["user_id"], users)
     left, removed = saved.filter(pc.invert(held)), saved.filter(held)
-    manifest = folders.manifest(name)
+    manifest = checked(folders.manifest(name), name)
     folders.replace(name, left, revised(manifest, left, removed, at=datetime.now(UTC), why=why))
     return int(removed.num_rows)
 

@@ -17,7 +17,7 @@ from scalr_ray.core.layout import Layout
 from scalr_ray.core.subjects import ErasedUsers
 from scalr_ray.ledger import Ledger
 from training.inputs import repo_of
-from training.manifest import held_snapshot
+from training.manifest import checked, held_snapshot
 from training.set_folders import ROWS, SetFolders
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def register(store: FeatureStore, folders: SetFolders, name: str) -> None:
     """
     from scalr_ray.offline_store.saved_datasets import register_dataset
 
-    said = folders.manifest(name)
+    said = checked(folders.manifest(name), name)
     register_dataset(
         store,
         name,

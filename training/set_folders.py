@@ -67,7 +67,8 @@ class SetFolders:
     def names(self) -> list[str]:
         """The sets that are there, in order."""
         with file_errors("list the saved training sets"):
-            return sorted(path.parent.name for path in self.root.glob(f"[!.]*/{_MANIFEST}"))
+            found = (path.parent.name for path in self.root.glob(f"[!.]*/{_MANIFEST}"))
+            return sorted(name for name in found if _NAME.fullmatch(name))
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -199,7 +200,7 @@ class SetFolders:
         waiting = folder / _NEXT_MANIFEST
         if not waiting.exists():
             return False
-        said = json.loads(waiting.read_text(encoding="utf-8"))
+        said = _json_in(waiting)
         if said[ROWS_SHA256] != file_fingerprint(self._rows(name)):
             waiting.unlink()
             return False
@@ -236,12 +237,17 @@ class SetFolders:
 
 
 def _manifest_in(folder: Path) -> dict[str, Any]:
+    return _json_in(folder / _MANIFEST)
+
+
+def _json_in(file: Path) -> dict[str, Any]:
+    folder = file.parent
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError) as error:
-        raise _damaged(folder, f"{_MANIFEST} is gone or unreadable") from error
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(folder, f"{file.name} is gone or unreadable") from error
     if not isinstance(manifest, dict) or ROWS_SHA256 not in manifest:
-        raise _damaged(folder, f"{_MANIFEST} is not what was saved")
+        raise _damaged(folder, f"{file.name} is not what was saved")
     return manifest
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.core.events import IdType
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.core.plain_yaml import read_yaml, shorten_value
 
 CONFIG_NAME = "scalr.yaml"
 ENV_PREFIX = "SCALR_"
@@ -26,7 +26,8 @@ ENV_PREFIX = "SCALR_"
 # SCALR_TEST_* steers the test suite and SCALR_REPO the command line; neither is configuration.
 _ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
 
-_UNSHOWN = ("database",)
+_UNSHOWN = ("database", "warehouse")
+_SHOWN = 64  # characters of a name
 _DATABASES = ("sqlite", "postgresql+psycopg")
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -37,7 +38,9 @@ DomainName = Annotated[str, Field(min_length=1, max_length=128)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class IdTypes(_Section):
@@ -116,7 +119,9 @@ class TranslatorSettings(_Section):
     What a pair of items counts is `event_weights[type]` of both events (1 where a type is not
     named) times a half per `pair_half_life_days` between them; what an event of the user speaks is
     halved per `history_half_life_days` of its age. Pairs of fewer than `min_users` users are
-    dropped; `noise_epsilon` adds noise to the counts that are left.
+    dropped; `noise_epsilon` adds noise to the counts that are left. Whoever has touched more than
+    `most_source_items` or `most_target_items` items is no customer, and does not count there; what
+    nobody else can move either is in `learn.crowding`.
     """
 
     kind: Literal["frequency", "neural", "auto"] = "frequency"
@@ -126,6 +131,8 @@ class TranslatorSettings(_Section):
     pair_half_life_days: Positive | None = None
     history_half_life_days: Positive | None = None
     min_users: PositiveInt = 1
+    most_source_items: PositiveInt | None = 10_000
+    most_target_items: PositiveInt | None = 1_000
     noise_epsilon: Positive | None = None
     neural: NeuralSettings = NeuralSettings()
 
@@ -361,6 +368,11 @@ class ScalrConfig(_Section):
         scheme, found, _ = (place or "").partition("://")
         if found and scheme != "s3":
             raise ValueError("a warehouse is a folder or s3://bucket/prefix")
+        if found and set("@?#") & set(place or ""):
+            raise ValueError(
+                "a warehouse is s3://bucket/prefix and nothing else; the environment gives "
+                "credentials, endpoint and region"
+            )
         return place
 
     @property
@@ -414,10 +426,12 @@ def load_config(
     """
     file = path / CONFIG_NAME if path.is_dir() else path
     try:
-        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+        raw = read_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{file} is not there; point --repo at a folder that holds it") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error}); mend it") from error
+    except ValueError as error:  # also of bytes that are no UTF-8
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     merged: dict[str, Any] = raw if isinstance(raw, dict) else {}
     if raw is not None and not isinstance(raw, dict):
@@ -445,9 +459,10 @@ def _from_environment(environ: Mapping[str, str]) -> list[tuple[list[str], str]]
 
 def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, origin: str) -> None:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: {text!r} is not a YAML value") from error
+        value = read_yaml(text)
+    except ValueError as error:
+        got = "the text" if keys[0] in _UNSHOWN else shorten_value(text)
+        raise ConfigError(f"{origin}: {got} is not a YAML value") from error
     for key in keys[:-1]:
         branch = tree.setdefault(key, {})
         if not isinstance(branch, dict):
@@ -458,10 +473,10 @@ def _assign(tree: dict[str, Any], keys: Sequence[str], text: str, origin: str) -
 
 def _first_problem(error: ValidationError, file: Path) -> str:
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part)[:_SHOWN] for part in problem["loc"][:_SHOWN])
     if problem["type"] == "extra_forbidden":
         return f"{file}: unknown key {where!r}; remove it or correct its spelling"
     reason = problem["msg"].removeprefix("Value error, ")
     # A refused URL may hold a secret.
-    got = "" if where in _UNSHOWN else f" (got {problem['input']!r})"
+    got = "" if where.partition(".")[0] in _UNSHOWN else f" (got {shorten_value(problem['input'])})"
     return f"{file}: {where or 'file'}: {reason}{got}"

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from scalr_ray.core.secrets import hide_secrets
+
 
 class ScalrError(Exception):
     """The root of all errors raised on purpose.
@@ -35,8 +37,8 @@ class ScalrError(Exception):
 
     @property
     def message(self) -> str:
-        """The one line for the user; it says what to do next."""
-        return " ".join(str(self).split())
+        """The one line for the user; it says what to do next, and no password."""
+        return " ".join(hide_secrets(str(self)).split())
 
 
 class UsageError(ScalrError):

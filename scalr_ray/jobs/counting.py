@@ -43,6 +43,8 @@ def counting_of(workspace: Workspace, cutoff: datetime) -> Counting:
         ),
         history_half_life_days=settings.history_half_life_days,
         min_users=settings.min_users,
+        most_source_items=settings.most_source_items,
+        most_target_items=settings.most_target_items,
         noise=noise,
         limits=session_of(workspace.store.config).limits,
         engine=engine_of(workspace.store.config),

@@ -24,6 +24,7 @@ from scalr_ray.jobs.erase_files import remove
 from scalr_ray.jobs.train import TRIAL_NAME
 from scalr_ray.jobs.workspace import SOURCE_VIEW, TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn.crowding import without_crowders
 from scalr_ray.learn.forget import recounted, without_users
 from scalr_ray.learn.pairs import PairRows
 from scalr_ray.ledger import TranslatorRecord
@@ -144,12 +145,18 @@ class _Forgetting:
         without: Sequence[str],
     ) -> str:
         workspace, cutoff = self.workspace, record.train_cutoff
+        mosts = translator.weighing.most_source_items, translator.weighing.most_target_items
         others = TrainingEvents.coded(
-            *(workspace.events(view, cutoff, names) for view, names in sides.items())
+            *(
+                without_crowders(workspace.events(view, cutoff, names), most)
+                for (view, names), most in zip(sides.items(), mosts, strict=True)
+            )
         )
         config = workspace.store.config
         limits = session_of(config).limits
-        rows = PairRows.of(*gone, cutoff)
+        # Who was left out of the counts gave nothing.
+        counted = [without_crowders(events, most) for events, most in zip(gone, mosts, strict=True)]
+        rows = PairRows.of(counted[0], counted[1], cutoff)
         try:
             forgotten = without_users(translator, rows, others, limits)
             what = DECREMENTED

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from scalr_ray.core.clock import floor_day, from_micros
+from scalr_ray.core.damage import refusing_damage
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs.drawing import thin_to_budget
@@ -108,7 +109,8 @@ def load_trial(folder: Path) -> Trial | None:
     path = folder / TRIAL_NAME
     if not path.exists():
         return None
-    return Trial.from_json(json.loads(path.read_text(encoding="utf-8")))
+    with refusing_damage(f"the trial {path}", "run `scalr train` again"):
+        return Trial.from_json(json.loads(path.read_text(encoding="utf-8")))
 
 
 def default_validation_cut(workspace: Workspace, events: TrainingEvents) -> datetime:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import to_micros
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.learn import TrainingEvents, with_prior_as_of
+from scalr_ray.learn.crowding import without_crowders
 from scalr_ray.ledger import TranslatorRecord
 from scalr_ray.offline_store.pull import pull_known
 from scalr_ray.translator import Translator, load_translator
@@ -50,7 +51,8 @@ class TranslatorThen:
         if as_of == trained.train_cutoff and not new.any():
             return cls(translator=model, new=new)
         with workspace.progress.stage("Count the prior as of the generation time"):
-            target = workspace.target_events(as_of)
+            most = workspace.config.translator.most_target_items
+            target = without_crowders(workspace.target_events(as_of), most)
             events = TrainingEvents.coded(target.slice(0, 0), target)
             model = with_prior_as_of(model, events, as_of, new=new if new.any() else None)
         return cls(translator=model, new=new)

@@ -22,6 +22,7 @@ from scalr_ray.core.versions import latest_versions
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn.crowding import without_crowders
 from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import Ledger
 from scalr_ray.ledger.runs import RunInProgress
@@ -154,5 +155,9 @@ class Workspace:
         return lambda ids, times: pull_features(self.store, service, key=key, ids=ids, times=times)
 
     def training_events(self, as_of: datetime) -> TrainingEvents:
-        """Both domains as of `as_of`, coded."""
-        return TrainingEvents.of(self.source_events(as_of), self.target_events(as_of))
+        """Both domains as of `as_of`, coded, without users who have touched too many items."""
+        most = self.config.translator
+        return TrainingEvents.of(
+            without_crowders(self.source_events(as_of), most.most_source_items),
+            without_crowders(self.target_events(as_of), most.most_target_items),
+        )

@@ -18,11 +18,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from scalr_ray.core.damage import plain_name, refusing_damage
 from scalr_ray.core.duck import duck
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.lake.files import TableFiles
@@ -47,6 +49,14 @@ class StagedFile:
     name: str
     rows: int
     size_bytes: int
+
+
+def _listed(entry: dict[str, Any]) -> StagedFile:
+    file = StagedFile(**entry)
+    plain_name(file.name)
+    if file.rows < 1 or file.size_bytes < 0:
+        raise ValueError(f"{file.name} is said to hold {file.rows} rows")
+    return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +94,16 @@ class StagingArea:
         return f"{self.batch_dir(batch_id)}/{file.name}"
 
     def listed(self, batch_id: str) -> list[StagedFile] | None:
-        """The files of a staged batch in order of their names; None where none is staged."""
-        text = self.files.read_text(f"{self.batch_dir(batch_id)}/{_LIST}")
-        return None if text is None else [StagedFile(**entry) for entry in json.loads(text)]
+        """The files of a staged batch in order of their names; None where none is staged.
+
+        Raises:
+            DataError: the list is damaged, or names files that lie elsewhere.
+        """
+        what = f"the list of batch {batch_id}"
+        with refusing_damage(what, "generate it again"):
+            with file_errors(f"read {what}"):
+                text = self.files.read_text(f"{self.batch_dir(batch_id)}/{_LIST}")
+            return None if text is None else [_listed(entry) for entry in json.loads(text)]
 
     def in_use(self, batch_id: str) -> set[str]:
         """The locations of the list of a staged batch, and of the files that it names."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,8 @@ class Counting:
         rules: what one user adds to a pair.
         history_half_life_days: in which a source event loses half of its say; None: it keeps it.
         min_users: pairs of fewer users are dropped.
+        most_source_items: users with more are not in the events; they are left out of nothing.
+        most_target_items: the same of target items.
         noise: put on the pairs before those of few users are dropped; None: none.
         limits: of DuckDB, which counts.
         engine: whether it counts here or on a Ray cluster.
@@ -57,6 +59,8 @@ class Counting:
     noise: Noise | None
     limits: Limits
     engine: Engine
+    most_source_items: int | None = None
+    most_target_items: int | None = None
 
     def weighing(self, event_types: Vocabulary) -> Weighing:
         """The same for events whose types are coded so."""
@@ -66,6 +70,8 @@ class Counting:
             history_half_life_days=self.history_half_life_days,
             min_users=self.min_users,
             noisy=self.noise is not None,
+            most_source_items=self.most_source_items,
+            most_target_items=self.most_target_items,
         )
 
 
@@ -92,9 +98,10 @@ def translator_as_of(
     seen = events.as_of(cutoff)
     history, own = seen.history(), seen.own()
     items = len(events.target_items)
-    by_product = counting is None or (
-        counting.weighing(events.event_types).is_plain and _product_fits(seen, counting.engine)
-    )
+    weighing = Weighing() if counting is None else counting.weighing(events.event_types)
+    if weighing.is_plain:  # the types of events say nothing then
+        weighing = replace(weighing, event_types=Weighing().event_types)
+    by_product = counting is None or (weighing.is_plain and _product_fits(seen, counting.engine))
     nothing = sparse.csr_matrix((len(events.source_items), items), dtype=np.float32)
     translator = FrequencyTranslator(
         train_cutoff=cutoff,
@@ -107,16 +114,14 @@ def translator_as_of(
         first_seen=first_sightings(seen),
         delays=delay_quantiles(seen.source, seen.target),
         strength=strength,
+        weighing=weighing,
     )
     if counting is None or by_product:
         return translator
-    weighing = counting.weighing(events.event_types)
     kept = counts_to_keep(
         seen, weighing, counting.limits, noise=counting.noise, engine=counting.engine
     )
-    return translator.with_counts(
-        kept, Weighing() if weighing.is_plain else weighing, pseudo_users=MARGINAL_PSEUDO_USERS
-    )
+    return translator.with_counts(kept, weighing, pseudo_users=MARGINAL_PSEUDO_USERS)
 
 
 def _product_fits(seen: TrainingEvents, engine: Engine) -> bool:

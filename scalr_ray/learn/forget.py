@@ -85,6 +85,8 @@ def recounted(
             rules=weighing.rules,
             history_half_life_days=weighing.history_half_life_days,
             min_users=weighing.min_users,
+            most_source_items=weighing.most_source_items,
+            most_target_items=weighing.most_target_items,
             noise=None,
             limits=limits,
             engine=engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -10,7 +11,11 @@ from feast.repo_config import FeastConfigError, RepoConfig, load_repo_config
 from feast.utils import get_default_yaml_file_path
 
 from scalr_ray.core.errors import ConfigError
+from scalr_ray.core.plain_yaml import yaml_problem
+from scalr_ray.core.secrets import hide_secrets
 
+# What pydantic quotes of a file that may hold the address of a database.
+_INPUT = re.compile(r"input_value=.*?(?=, input_type=|\])", re.DOTALL)
 _SQLITE = "sqlite:///"
 
 
@@ -30,9 +35,10 @@ def open_feature_store(repo: Path) -> FeatureStore:
     except FileNotFoundError as error:
         raise ConfigError(f"{file} is not there; point --repo at a folder that holds it") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+        raise ConfigError(f"{file} is not valid YAML: {yaml_problem(error)}") from error
     except (FeastConfigError, TypeError) as error:
-        raise ConfigError(f"{file} is no valid Feast configuration: {error}") from error
+        reason = hide_secrets(_INPUT.sub("", str(error)))
+        raise ConfigError(f"{file} is no valid Feast configuration: {reason}") from None
     _anchor_registry(config, repo)
     return FeatureStore(repo_path=str(repo), config=config)
 
@@ -48,7 +54,7 @@ def close_feature_store(store: FeatureStore) -> None:
 def _anchor_registry(config: RepoConfig, repo: Path) -> None:
     registry = config.registry_config
     path = registry.get("path", "") if isinstance(registry, dict) else ""
-    if path.startswith(_SQLITE):
+    if isinstance(path, str) and path.startswith(_SQLITE):
         # joining keeps a path that is absolute already
         anchored = f"{_SQLITE}{repo / path.removeprefix(_SQLITE)}"
         config.registry_config = {**registry, "path": anchored}

@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.damage import plain_name, refusing_damage
+from scalr_ray.core.errors import ConfigError, DataError
 from scalr_ray.core.fingerprint import file_fingerprint
 
 _FORMAT = 2
+_MOST_STRENGTH = 1e6
 _SETTINGS = "translator.json"
 
 
@@ -85,7 +87,7 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     Args:
         folder: what `write_artifact` has written.
         more: what the block raises where a file is not what it should be, beside errors of Arrow,
-            JSON and the file system.
+            JSON, torch and the file system.
 
     Raises:
         DataError: the folder is missing, incomplete, damaged or of another format.
@@ -93,9 +95,20 @@ def reading(folder: Path, *more: type[Exception]) -> Iterator[dict[str, Any]]:
     with _refusing(folder, *more):
         settings = _settings(folder)
         for name, recorded in settings["files"].items():
-            if file_fingerprint(folder / name) != recorded:
+            if file_fingerprint(folder / plain_name(name)) != recorded:
                 raise DataError(f"translator {folder}: {name} is damaged; run `scalr train` again")
         yield settings
+
+
+def refuse_strength(*numbers: object) -> None:
+    """Refuse exponents, temperatures and pseudo-users that no training chooses.
+
+    Raises:
+        ValueError: one is no number, negative or beyond a million.
+    """
+    for number in numbers:
+        if type(number) not in (int, float) or not 0 <= number <= _MOST_STRENGTH:  # type: ignore[operator]
+            raise ValueError("its strength is none")
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -105,14 +118,6 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-@contextmanager
-def _refusing(folder: Path, *more: type[Exception]) -> Iterator[None]:
-    # Arrow's errors and malformed JSON are ValueErrors.
-    errors: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, AttributeError)
-    try:
-        yield
-    except (*errors, *more) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"translator {folder} is unreadable ({reason}); run `scalr train` again"
-        ) from error
+def _refusing(folder: Path, *more: type[Exception]) -> AbstractContextManager[None]:
+    remedy = "run `scalr train` again"
+    return refusing_damage(f"translator {folder}", remedy, ConfigError, *more)

@@ -208,15 +208,19 @@ class FrequencyTranslator:
 
         With weights by event type, repeats of an item under other types must be in `users` too.
         """
+        history = users.source.incidence(len(self.source_items))
+        having = users.own.incidence(len(self.target_items))
         if self.weighing.is_plain:
-            return self.log_lift(
-                users.source.incidence(len(self.source_items)),
-                users.own.incidence(len(self.target_items)),
-            )
+            return self.log_lift(history, having)
         source = self.weighing.user_items(users.source, users.as_of)
         own = self.weighing.user_items(users.own, users.as_of)
         given = self.weighing.taken_out(source, own, self.counts, self.pair_users)
-        return self._log_lift(source.matrix(len(self.source_items)), given, own.units_by_user())
+        counted = self.weighing.counted(history, having)
+        return self._log_lift(
+            source.matrix(len(self.source_items)),
+            given * np.repeat(counted, np.diff(source.offsets)),
+            own.units_by_user() * counted,
+        )
 
     def triggers(
         self, users: Users, row: NDArray[np.int64], item: NDArray[np.int64]
@@ -240,7 +244,7 @@ class FrequencyTranslator:
         Returns:
             (B, I); 0 for a user without history.
         """
-        own_items = np.diff(own.indptr).astype(np.float64)
+        own_items = np.diff(own.indptr) * self.weighing.counted(history, own).astype(np.float64)
         # A user with history has put one count per own item into the row of each source item.
         given = np.repeat(own_items, np.diff(history.indptr))
         return self._log_lift(history, given, own_items)

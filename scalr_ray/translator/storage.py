@@ -23,12 +23,26 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.translator.artifact import kind_of, reading, write_artifact
+from scalr_ray.translator.artifact import kind_of, reading, refuse_strength, write_artifact
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.frequency import FrequencyTranslator, Strength
 from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.protocol import Translator
 from scalr_ray.translator.weighing import Weighing
+
+_MOST = 2.0**53  # users: beyond it a float64 does not count
+_TYPES: dict[str, tuple[pa.DataType, ...]] = {
+    "source": (pa.int32(),),
+    "target": (pa.int32(),),
+    "weight": (pa.float32(),),
+    "users": (pa.float32(),),
+    "units": (pa.int64(),),
+    "key": (pa.string(),),
+    "item_id": (pa.string(), pa.int64()),
+    "marginal": (pa.float64(),),
+    "prior": (pa.float64(),),
+    "first_seen": (pa.int64(),),
+}
 
 
 def save_translator(
@@ -138,16 +152,16 @@ def _tables(translator: FrequencyTranslator) -> dict[str, pa.Table]:
 
 
 def _load_frequency(settings: dict[str, Any], folder: Path) -> FrequencyTranslator:
-    counts = pq.read_table(folder / "counts.parquet")
-    sources = pq.read_table(folder / "source_items.parquet")
-    targets = pq.read_table(folder / "target_items.parquet")
+    counts = _read(folder / "counts.parquet")
+    sources = _read(folder / "source_items.parquet")
+    targets = _read(folder / "target_items.parquet")
     places = (counts["source"].to_numpy(), counts["target"].to_numpy())
 
     def matrix(column: str) -> sparse.csr_matrix:
         shape = (sources.num_rows, targets.num_rows)
         return sparse.csr_matrix((counts[column].to_numpy(), places), shape=shape)
 
-    return FrequencyTranslator(
+    translator = FrequencyTranslator(
         train_cutoff=datetime.fromisoformat(settings["train_cutoff"]),
         source_items=Vocabulary(ids=sources["key"].combine_chunks()),
         target_items=Vocabulary(ids=targets["item_id"].combine_chunks()),
@@ -166,3 +180,38 @@ def _load_frequency(settings: dict[str, Any], folder: Path) -> FrequencyTranslat
             temperature=settings["temperature"],
         ),
     )
+    _refuse_unfit(translator)
+    return translator
+
+
+def _read(file: Path) -> pa.Table:
+    table = pq.read_table(file)
+    for field in table.schema:
+        if field.type not in _TYPES.get(field.name, ()) or table[field.name].null_count:
+            raise ValueError(f"{file.name}: {field.name!r} is {field.type}, or has nulls")
+    return table
+
+
+def _refuse_unfit(translator: FrequencyTranslator) -> None:
+    """Refuse what no training writes, so that no score can come out as no number."""
+    strength, weighing = translator.strength, translator.weighing
+    arrays = [translator.marginal, translator.prior, translator.counts.data]
+    if translator.pair_users is not None:
+        arrays.append(translator.pair_users.data)
+    for array in arrays:
+        if not ((array >= 0) & (array < _MOST)).all():  # also of NaN
+            raise ValueError("a count or a share is none")
+    for items in (translator.source_items, translator.target_items):
+        _refuse_double(items.ids)
+    refuse_strength(strength.alpha, strength.temperature, strength.shrinkage)
+    if not strength.temperature or not strength.shrinkage:
+        raise ValueError(f"the strength is {strength}")
+    if translator.delays.ndim != 1 or translator.train_cutoff.tzinfo is None:
+        raise ValueError("the delays or the cutoff are none")
+    if (translator.pair_users is None) is not weighing.is_plain:
+        raise ValueError("the users of the pairs do not fit how they were counted")
+
+
+def _refuse_double(ids: pa.Array) -> None:
+    if ids.null_count or len(ids.unique()) != len(ids):
+        raise ValueError("an item is named twice, or not at all")

@@ -65,6 +65,8 @@ class Weighing:
         history_half_life_days: in which a source event loses half of its say; None: it keeps it.
         min_users: pairs of fewer users were dropped.
         noisy: noise was put on the pairs. It hides what a user gave, so nothing is taken out.
+        most_source_items: users with more distinct source items were not counted; None: all were.
+        most_target_items: the same of target items.
     """
 
     rules: PairRules = field(default_factory=PairRules)
@@ -74,6 +76,8 @@ class Weighing:
     history_half_life_days: float | None = None
     min_users: int = 1
     noisy: bool = False
+    most_source_items: int | None = None
+    most_target_items: int | None = None
 
     def __post_init__(self) -> None:
         half_life = self.history_half_life_days
@@ -82,6 +86,12 @@ class Weighing:
                 f"translator.history_half_life_days is {half_life}; "
                 "give a number of days above 0, or null"
             )
+        for name in ("min_users", "most_source_items", "most_target_items"):
+            count = getattr(self, name)
+            if not (count is None and name != "min_users") and not (
+                isinstance(count, int) and count >= 1
+            ):
+                raise ConfigError(f"translator.{name} is {count!r}; give a whole number above 0")
 
     @property
     def is_plain(self) -> bool:
@@ -98,6 +108,8 @@ class Weighing:
             "history_half_life_days": self.history_half_life_days,
             "min_users": self.min_users,
             "noisy": self.noisy,
+            "most_source_items": self.most_source_items,
+            "most_target_items": self.most_target_items,
         }
 
     @classmethod
@@ -111,7 +123,22 @@ class Weighing:
             history_half_life_days=saved["history_half_life_days"],
             min_users=saved["min_users"],
             noisy=saved["noisy"],
+            most_source_items=saved.get("most_source_items"),
+            most_target_items=saved.get("most_target_items"),
         )
+
+    def counted(self, history: sparse.csr_matrix, own: sparse.csr_matrix) -> NDArray[np.bool_]:
+        """(B,) whether users were counted, or left out because they have too many items.
+
+        Args:
+            history: (B, S) which source items they have.
+            own: (B, I) which target items.
+        """
+        counted = np.ones(history.shape[0], dtype=bool)
+        for most, having in ((self.most_source_items, history), (self.most_target_items, own)):
+            if most is not None:
+                counted &= np.diff(having.indptr) <= most
+        return counted
 
     def event_weights(self, events: EventLists, as_of: int) -> NDArray[np.float64]:
         """(N,) how much each event says as of a time (microseconds since 1970)."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scalr_ray.core.errors import DataError, UsageError
+from scalr_ray.core.damage import refusing_damage
+from scalr_ray.core.errors import UsageError
 from scalr_ray.core.fingerprint import canonical_json
 
 if TYPE_CHECKING:
@@ -79,13 +80,14 @@ class State:
         """
         from safetensors import SafetensorError, safe_open
 
-        try:
+        with refusing_damage(f"the state of a ranker in {path}", "train it again", SafetensorError):
             with safe_open(path, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})[_HEADER])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError) as error:
-            raise DataError(f"{path} holds no state of a ranker: {error}") from error
-        return cls(tensors=tensors, **header)
+            state = cls(tensors=tensors, **header)
+            if not isinstance(state.kind, str) or not isinstance(state.progress, dict):
+                raise TypeError("its header says no kind or no progress")
+            return state
 
 
 def _text(settings: DataclassInstance | str) -> str:

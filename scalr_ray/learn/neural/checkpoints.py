@@ -18,12 +18,15 @@ from __future__ import annotations
 import json
 import warnings
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -32,6 +35,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
+from scalr_ray.core.damage import refusing_damage
 from scalr_ray.learn.neural.loop import EpochReport, LoopSettings, LoopState, make_optimizer
 
 if TYPE_CHECKING:
@@ -67,10 +71,18 @@ class Standing:
 
     @classmethod
     def read(cls, folder: Path) -> Standing:
-        """Of the checkpoint in `folder`."""
-        plain = json.loads((folder / _STATE_FILE).read_text())
-        reports = [EpochReport(**report) for report in plain.pop("reports")]
-        return cls(reports=reports, **plain)
+        """Of the checkpoint in `folder`.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        with _reading(folder):
+            plain = json.loads((folder / _STATE_FILE).read_text())
+            reports = [EpochReport(**report) for report in plain.pop("reports")]
+            standing = cls(reports=reports, **plain)
+            for name in _PLAIN:  # whoever goes on counts with them
+                standing.progress[name] + 0
+            return standing
 
 
 def save_checkpoint(
@@ -124,8 +136,18 @@ def load_checkpoint(
     """The state to go on from; reads of each tensor what this worker holds of it in `net`.
 
     The weights of `net` become those of the checkpoint.
+
+    Raises:
+        DataError: it is damaged.
     """
     standing = Standing.read(folder)
+    with _reading(folder):
+        return _load(standing, folder, net, settings, rank=rank)
+
+
+def _load(
+    standing: Standing, folder: Path, net: nn.Module, settings: LoopSettings, *, rank: int
+) -> LoopState:
     model = net.state_dict()
     best = {name: torch.empty_like(weight) for name, weight in model.items()}
     optimizer = _empty_optimizer(net, settings)
@@ -151,8 +173,22 @@ def load_checkpoint(
 
 
 def best_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that validated best, whole and on the CPU, by name."""
+    """The weights that validated best, whole and on the CPU, by name.
+
+    Raises:
+        DataError: the checkpoint is damaged.
+    """
     standing = Standing.read(folder)
+    with _reading(folder):
+        return _best(standing, folder)
+
+
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    remedy = "remove the folder of this training to train from the start"
+    return refusing_damage(f"checkpoint {folder}", remedy, SafetensorError, CheckpointException)
+
+
+def _best(standing: Standing, folder: Path) -> dict[str, Tensor]:
     prefix = "model." if standing.best_is_model or not standing.reports else "best."
     reader = HuggingFaceStorageReader(str(folder))
     known = reader.read_metadata().state_dict_metadata

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scalr_ray.core.errors import DataError
-from scalr_ray.translator.artifact import reading, write_artifact
+from scalr_ray.translator.artifact import reading, refuse_strength, write_artifact
 from scalr_ray.translator.encode import Vocabulary
 from scalr_ray.translator.neural.config import NetShape
 from scalr_ray.translator.neural.net import TranslatorNet
@@ -71,8 +71,7 @@ def load_neural(folder: Path, device: torch.device | str = "cpu") -> NeuralTrans
     Raises:
         DataError: the folder is missing, incomplete, damaged, or of another format or kind.
     """
-    # torch refuses weights of another shape by a RuntimeError.
-    with reading(folder, RuntimeError, SafetensorError) as settings:
+    with reading(folder, SafetensorError) as settings:
         if settings["kind"] != NeuralTranslator.kind:
             raise DataError(f"translator {folder} is {settings['kind']}; run `scalr train` again")
         return _assemble(settings, folder, torch.device(device))
@@ -103,11 +102,12 @@ def _tensors(translator: NeuralTranslator) -> dict[str, dict[str, Tensor]]:
 
 
 def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> NeuralTranslator:
-    shape = NetShape.from_json(settings["shape"])
+    shape, weights = NetShape.from_json(settings["shape"]), load_file(folder / _WEIGHTS)
+    _refuse_another_size(shape, weights)
     net = TranslatorNet(shape)
-    net.load_state_dict(load_file(folder / _WEIGHTS))
+    net.load_state_dict(weights)
     targets = pq.read_table(folder / "target_items.parquet")
-    return NeuralTranslator(
+    translator = NeuralTranslator(
         net=net.to(device),
         train_cutoff=datetime.fromisoformat(settings["train_cutoff"]),
         source_items=_vocabulary(folder / "source_items.parquet"),
@@ -121,6 +121,32 @@ def _assemble(settings: dict[str, Any], folder: Path, device: torch.device) -> N
         alpha=settings["alpha"],
         temperature=settings["temperature"],
     )
+    _refuse_unfit(translator)
+    return translator
+
+
+def _refuse_unfit(translator: NeuralTranslator) -> None:
+    """Refuse what no training writes, so that no score can come out as no number."""
+    refuse_strength(translator.alpha, translator.temperature)
+    if not translator.temperature or translator.train_cutoff.tzinfo is None:
+        raise ValueError("its temperature or its cutoff is none")
+    if not all(weight.isfinite().all() for weight in translator.net.state_dict().values()):
+        raise ValueError("a weight is no number")
+    shape = translator.net.shape
+    sizes = (len(translator.source_items), len(translator.target_items))
+    if sizes != (shape.source_items, shape.target_items) or translator.delays.ndim != 1:
+        raise ValueError("its items are not those of its weights")
+    prior, first_seen = translator.log_prior, translator.first_seen
+    if prior.dtype != np.float32 or not (prior <= 1e-5).all() or first_seen.dtype != np.int64:
+        raise ValueError("its prior is none")
+
+
+def _refuse_another_size(shape: NetShape, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a shape that needs more numbers than there are, before memory is taken for them."""
+    there = sum(weight.numel() for weight in weights.values())
+    tables = (shape.source_items + shape.target_items + shape.event_types) * shape.width
+    if max(tables, shape.length, shape.heads, shape.layers * shape.width) > there:
+        raise DataError(f"its weights are not of the shape that it names: {there} numbers")
 
 
 def _vocabulary(path: Path) -> Vocabulary:

@@ -19,6 +19,7 @@ arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report
 demo.py       all of it, from an event log or a simulated world
 status.py     how the repository stands, and what to do next
+metrics.py    what Prometheus is told; measuring.py records it where Ray is up
 doctor.py     is this machine and this repository fit to run?
 ```
 """

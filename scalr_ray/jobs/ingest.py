@@ -18,6 +18,7 @@ from scalr_ray.ingest import (
     snapshot_times,
     write_snapshots,
 )
+from scalr_ray.jobs.metrics import record_rows
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.pull import Registered, apply_definitions, registered
 
@@ -67,6 +68,8 @@ def import_events(
     for domain, rows in result.imported.items():
         progress.note(f"{rows:,} events of {domain}")
     _note_refusals(workspace, result)
+    refused = {"duplicates": result.duplicates, "malformed": result.malformed}
+    record_rows("import", {**result.imported, **refused}, config.project)
     for domain, events in result.behind.items():
         progress.note(
             f"{events:,} events of {domain} could be seen, by this log, before {seen_up_to[domain]}"

@@ -121,6 +121,11 @@ class Status:
     open: tuple[OpenThing, ...]
     next_step: str
 
+    @property
+    def half_done(self) -> int:
+        """How many things `scalr recover` would mend."""
+        return sum(thing.remedy == _RECOVER for thing in self.open)
+
 
 def look(repo: Path, config: ScalrConfig) -> Status:
     """How the repository stands now.

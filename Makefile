@@ -35,7 +35,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench real truth nodes lint types imports check format lock clean
+.PHONY: help install demo up down test compare bench real truth nodes lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,13 @@ truth: install ## the learned likelihood against the true one, in simulated worl
 
 nodes: install ## train and generate on clusters that lose nodes; minutes
 	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py tests/integration/generate_ray_nodes.py
+
+up: ## PostgreSQL, S3 and a Ray cluster in containers, with secrets of their own in infra/.env
+	@infra/secrets.sh infra/.env
+	docker compose --file infra/compose.yaml up --build --detach
+
+down: ## end them; what they hold stays, unless ARGS=--volumes
+	docker compose --file infra/compose.yaml --profile '*' down $(ARGS)
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

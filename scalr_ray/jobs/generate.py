@@ -33,7 +33,7 @@ from scalr_ray.generate import (
     wanted_rows,
     work_folder,
 )
-from scalr_ray.jobs import metrics
+from scalr_ray.jobs import metrics, open_lineage
 from scalr_ray.jobs.drawing import (
     decays,
     draw_settings,
@@ -182,7 +182,7 @@ def generate(
         )
         workspace.ledger.set_watermarks(batch.batch_id, drawn.watermarks)
         shutil.rmtree(workspace.layout.generation / batch.batch_id)
-        _record(workspace, drawn, time.perf_counter() - started)
+        _record(workspace, batch, drawn, time.perf_counter() - started)
     return Generated(record=staged, counts=counts)
 
 
@@ -195,8 +195,11 @@ class _Drawn:
     report: Mapping[str, Any]
 
 
-def _record(workspace: Workspace, drawn: _Drawn, seconds: float) -> None:
+def _record(workspace: Workspace, batch: _Batch, drawn: _Drawn, seconds: float) -> None:
+    """Tell OpenLineage and Prometheus of a staged batch."""
     project, counts, likelihood = workspace.config.project, drawn.counts, drawn.report["likelihood"]
+    open_lineage.reads(*workspace.event_folders(), open_lineage.folder(batch.record.path))
+    open_lineage.writes(open_lineage.batch(project, batch.batch_id, rows=counts.events))
     refused = sum(counts.refused.values())
     made = {"events": counts.events, "users": counts.users, "refused": refused}
     metrics.record_rows("generate", made, project)

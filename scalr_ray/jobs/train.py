@@ -15,7 +15,7 @@ import pyarrow as pa
 from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
-from scalr_ray.jobs import metrics
+from scalr_ray.jobs import metrics, open_lineage
 from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.fitting import Fitted, fit
 from scalr_ray.jobs.measuring import measured
@@ -96,6 +96,8 @@ def train(
             metrics=_metrics(fitted, trial),
             path=str(folder),
         )
+        open_lineage.reads(*workspace.event_folders())
+        open_lineage.writes(open_lineage.folder(folder))
         rows = {"source": len(events.source), "target": len(events.target)}
         metrics.record_rows("train", rows, config.project)
         gain = fitted.chosen.gain

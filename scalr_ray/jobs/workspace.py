@@ -22,7 +22,8 @@ from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.core.subjects import ErasedUsers
 from scalr_ray.core.versions import latest_versions
-from scalr_ray.jobs import metrics
+from scalr_ray.jobs import metrics, open_lineage
+from scalr_ray.jobs.open_lineage import DataSet
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.learn import TrainingEvents
@@ -79,6 +80,11 @@ class Workspace:
         """The schema of a synthetic event under this configuration."""
         return synthetic_event_schema(self.config.ids.user_id, self.config.ids.item_id)
 
+    def event_folders(self) -> tuple[DataSet, DataSet]:
+        """Both event views, for OpenLineage."""
+        source, target = (self.layout.events(view) for view in (SOURCE_VIEW, TARGET_VIEW))
+        return open_lineage.folder(source), open_lineage.folder(target)
+
     @contextmanager
     def run(self, verb: str) -> Iterator[RunInProgress]:
         """Record a call of `verb` in the ledger, and how it ended."""
@@ -86,7 +92,12 @@ class Workspace:
         started, failed = time.perf_counter(), True
         running = self.ledger.running(verb, config, self.config.fingerprint, self.config.seed)
         try:
-            with running as run, logs.telling(run=run.run_id, stage=verb), _failure_logged():
+            with (
+                running as run,
+                logs.telling(run=run.run_id, stage=verb),
+                open_lineage.told(project, verb, run.run_id),
+                _failure_logged(),
+            ):
                 yield run
             failed = False
         except GateRefused:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import tempfile
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +18,6 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from local_ray import local_ray
 from marks import OPENS_FEAST
 from scheduled_runs import SETTINGS, make_repo, middle_of, small_log
 
@@ -31,6 +33,7 @@ from scalr_ray.ledger import BatchRecord, RunRecord, VerdictRecord
 pytestmark = [*OPENS_FEAST, pytest.mark.ray]
 
 PATIENCE_S = 60.0
+_STORE_BYTES = 200 * 2**20
 _SAMPLE = re.compile(r"^(?P<name>\w+)\{(?P<labels>.*)\} (?P<value>\S+)$")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
@@ -103,10 +106,34 @@ class Journey:
     told: list[dict[str, Any]]
 
 
+@contextmanager
+def a_cluster() -> Iterator[tuple[str, str]]:
+    """A Ray of one node that this process is no part of: its address, and that of its metrics."""
+    from ray._common.utils import get_default_ray_temp_dir
+    from ray.cluster_utils import Cluster
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Ray's sockets need a short path
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
+        Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
+        cluster = Cluster()
+        try:
+            node = cluster.add_node(
+                num_cpus=2,
+                object_store_memory=_STORE_BYTES,
+                include_dashboard=False,
+                metrics_export_port=port,
+                temp_dir=short,
+            )
+            yield cluster.address, f"http://{node.node_ip_address}:{port}/metrics"
+        finally:
+            cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
 def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
-    import ray
-
     folder = tmp_path_factory.mktemp("watched")
     log = small_log()
     repo, as_of, events = make_repo(folder, log), middle_of(log), folder / "lineage.json"
@@ -115,10 +142,12 @@ def journey(tmp_path_factory: pytest.TempPathFactory) -> Journey:
         patch.setenv("OPENLINEAGE__TRANSPORT__TYPE", "file")
         patch.setenv("OPENLINEAGE__TRANSPORT__LOG_FILE_PATH", str(events))
         patch.setenv("OPENLINEAGE__TRANSPORT__APPEND", "true")
-        with local_ray(2), closing(Workspace(repo, SETTINGS, Progress())) as workspace:
-            (node,) = ray.nodes()
-            address = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-            with Scraped(address) as seen:
+        with (
+            a_cluster() as (address, exported),
+            closing(Workspace(repo, SETTINGS, Progress())) as workspace,
+        ):
+            patch.setenv("RAY_ADDRESS", address)
+            with Scraped(exported) as seen:
                 batch = run(workspace, as_of).record
                 seen.wait_for(metrics.PUBLISHED_AT)  # recorded last
             assert batch is not None

@@ -36,7 +36,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench real truth nodes fuzz lint types imports check format lock clean
+.PHONY: help install demo up down test compare bench real truth nodes fuzz lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -91,6 +91,13 @@ nodes: install ## train and generate on clusters that lose nodes; minutes
 fuzz: install ## hostile files, settings and checkpoints, by many more examples; TIMES=20
 	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \
 		tests/unit tests/integration/lake $(ARGS)
+
+up: ## PostgreSQL, S3 and a Ray cluster in containers, with secrets of their own in infra/.env
+	@infra/secrets.sh infra/.env
+	docker compose --file infra/compose.yaml up --build --detach
+
+down: ## end them; what they hold stays, unless ARGS=--volumes
+	docker compose --file infra/compose.yaml --profile '*' down $(ARGS)
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .

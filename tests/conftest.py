@@ -30,7 +30,7 @@ _QUIET = {
     "OMP_NUM_THREADS": "2",
 }
 _POINTERS = ("RAY_ADDRESS", "FEAST_FS_YAML_FILE_PATH")  # to a cluster and a store of the host
-_CONFIGURATION = ("SCALR_", "PG")  # of SCALR, and of libpq
+_CONFIGURATION = ("SCALR_", "PG", "OPENLINEAGE")  # of SCALR, of libpq, of OpenLineage
 _STEERS_THE_TESTS = "SCALR_TEST_"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from scalr_ray import __version__
-from scalr_ray.cli import upkeep
+from scalr_ray.cli import upkeep, watching
 from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.core.errors import GateRefused, ScalrError
 
@@ -231,7 +231,7 @@ def demo(
         session.show_report(result, out)
 
 
-for _verb in upkeep.VERBS:
+for _verb in (*upkeep.VERBS, *watching.VERBS):
     cli.add_command(_verb)
 
 

@@ -85,8 +85,12 @@ class Session:
         return Progress(None if self.as_json else Console(stderr=True))
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Silence what Feast, Ray and others print on their own in the block, unless `-v`."""
+    def quiet(self, *, loads_feast: bool = True) -> Iterator[None]:
+        """Silence what Feast, Ray and others print on their own in the block, unless `-v`.
+
+        Args:
+            loads_feast: whether the block uses the SDK, which is then loaded: it takes seconds.
+        """
         for name, value in _QUIET_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         if self.verbose:
@@ -98,7 +102,8 @@ class Session:
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             try:
-                import scalr_ray.jobs.sdk  # noqa: F401 - Feast changes the filters when imported
+                if loads_feast:
+                    import scalr_ray.jobs.sdk  # noqa: F401 - Feast changes the filters
 
                 warnings.simplefilter("ignore")
                 yield

@@ -23,8 +23,9 @@ from scalr_ray.core.plain_yaml import read_yaml, shorten_value
 CONFIG_NAME = "scalr.yaml"
 ENV_PREFIX = "SCALR_"
 
-# SCALR_TEST_* steers the test suite and SCALR_REPO the command line; neither is configuration.
-_ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO")
+# SCALR_TEST_* steers the test suite, SCALR_REPO the command line and SCALR_LOG the logs; none of
+# them is configuration.
+_ENV_RESERVED = ("SCALR_TEST_", "SCALR_REPO", "SCALR_LOG")
 
 _UNSHOWN = ("database", "warehouse")
 _SHOWN = 64  # characters of a name

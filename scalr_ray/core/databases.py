@@ -7,7 +7,10 @@ before has changed nothing, and so has a commit that the database itself refused
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from urllib.parse import quote
 
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
 from scalr_ray.core.errors import (
@@ -70,6 +73,23 @@ def database_error(what: str, url: str, error: DBAPIError, *, sent: bool) -> Sca
     if url.startswith("postgresql"):
         return RetryLater(f"could not {what}: {url} does not answer ({reason}); try again")
     return None
+
+
+def reading_only(url: str) -> str | None:
+    """The URL of the same database, under which nothing can be changed.
+
+    Returns:
+        None where it is an SQLite file that is not there.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        option = {"options": "-c default_transaction_read_only=on"}
+        return parsed.update_query_dict(option).render_as_string(hide_password=False)
+    if not parsed.database or not Path(parsed.database).exists():
+        return None
+    file = f"file:{quote(parsed.database)}"
+    query = {"mode": "ro", "uri": "true"}
+    return URL.create(parsed.drivername, database=file, query=query).render_as_string()
 
 
 def state_unknown(what: str) -> StateUnknown:

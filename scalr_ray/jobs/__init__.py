@@ -18,6 +18,9 @@ trial.py      would a downstream model gain by such events? asked on the validat
 arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report
 demo.py       all of it, from an event log or a simulated world
+status.py     how the repository stands, and what to do next
+metrics.py    what Prometheus is told; measuring.py records it where Ray is up
+open_lineage.py  what OpenLineage is told, where it is configured
 doctor.py     is this machine and this repository fit to run?
 ```
 """

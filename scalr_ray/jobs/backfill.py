@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from scalr_ray.core.errors import GateRefused, MassReached, TooLittleData, UsageError
 from scalr_ray.jobs.generate import generate
 from scalr_ray.jobs.increment import NOTHING_CAME, generate_since
+from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.news import count_news, published_as_of, watermarks
 from scalr_ray.jobs.release import gate, publish
 from scalr_ray.jobs.train import data_fingerprint, train
@@ -99,10 +100,11 @@ def backfill(
     """
     _refuse_window(workspace, start, end)
     told = []
-    for moment in _origins(start, end, every):
-        workspace.progress.note(f"origin {moment}")
-        told.append(_fill(workspace, moment))
-        workspace.progress.note(f"origin {moment}: {told[-1].verdict}")
+    with measured(workspace):
+        for moment in _origins(start, end, every):
+            workspace.progress.note(f"origin {moment}")
+            told.append(_fill(workspace, moment))
+            workspace.progress.note(f"origin {moment}: {told[-1].verdict}")
     return told
 
 

@@ -11,9 +11,8 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 
 from scalr_ray.core.errors import ScalrError
+from scalr_ray.jobs.status import LEAST_FREE_BYTES
 from scalr_ray.jobs.workspace import SOURCE_VIEW, TARGET_VIEW, Workspace
-
-_LEAST_FREE_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ def _disk(workspace: Workspace) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    fit = free >= _LEAST_FREE_BYTES
+    fit = free >= LEAST_FREE_BYTES
     return Finding(
         subject="disk",
         healthy=fit,

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.errors import UsageError
 from scalr_ray.generate import Coding, plan_users, vocabulary_fingerprint
+from scalr_ray.jobs import open_lineage
 from scalr_ray.jobs.arms import (
     Holdout,
     chunks,
@@ -110,6 +111,11 @@ def evaluate(
         }
         write_report(out, result)
         run.metrics["verdict"] = result["verdict"]
+        open_lineage.reads(
+            open_lineage.batch(workspace.config.project, subject.batch.batch_id),
+            *workspace.event_folders(),
+        )
+        open_lineage.writes(open_lineage.folder(out.resolve()))
     return result
 
 

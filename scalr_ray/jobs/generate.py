@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from scalr_ray.core.clock import EPOCH, from_micros, to_micros
 from scalr_ray.core.config import ScalrConfig
+from scalr_ray.core.duck import duck, quote_text
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 from scalr_ray.core.fingerprint import fingerprint
@@ -31,6 +33,7 @@ from scalr_ray.generate import (
     wanted_rows,
     work_folder,
 )
+from scalr_ray.jobs import metrics, open_lineage
 from scalr_ray.jobs.drawing import (
     decays,
     draw_settings,
@@ -39,6 +42,7 @@ from scalr_ray.jobs.drawing import (
     refine_settings,
 )
 from scalr_ray.jobs.mass import published_mass, refuse_without_room
+from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.surroundings import Surroundings, served_features
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.translators import TranslatorThen
@@ -157,7 +161,8 @@ def generate(
         GateRefused: its batch was rejected.
     """
     progress = workspace.progress
-    with workspace.run("generate") as run:
+    started = time.perf_counter()
+    with measured(workspace), workspace.run("generate") as run:
         record = find_translator(workspace, translator)
         batch = _Batch.of(workspace, record, increment)
         _refuse_decided(workspace, batch.batch_id)
@@ -177,6 +182,7 @@ def generate(
         )
         workspace.ledger.set_watermarks(batch.batch_id, drawn.watermarks)
         shutil.rmtree(workspace.layout.generation / batch.batch_id)
+        _record(workspace, batch, drawn, time.perf_counter() - started)
     return Generated(record=staged, counts=counts)
 
 
@@ -187,6 +193,20 @@ class _Drawn:
     counts: GeneratedBatch
     watermarks: Mapping[str, datetime]
     report: Mapping[str, Any]
+
+
+def _record(workspace: Workspace, batch: _Batch, drawn: _Drawn, seconds: float) -> None:
+    """Tell OpenLineage and Prometheus of a staged batch."""
+    project, counts, likelihood = workspace.config.project, drawn.counts, drawn.report["likelihood"]
+    open_lineage.reads(*workspace.event_folders(), open_lineage.folder(batch.record.path))
+    open_lineage.writes(open_lineage.batch(project, batch.batch_id, rows=counts.events))
+    refused = sum(counts.refused.values())
+    made = {"events": counts.events, "users": counts.users, "refused": refused}
+    metrics.record_rows("generate", made, project)
+    rate = counts.events / seconds
+    metrics.record(metrics.ROWS_PER_SECOND, rate, project=project, stage="generate")
+    if likelihood is not None:
+        metrics.record(metrics.LIKELIHOOD, likelihood, project=project)
 
 
 def _mass_there(workspace: Workspace, batch: _Batch, replaces: Sequence[str]) -> float:
@@ -324,12 +344,24 @@ def _draw_and_refine(
         counts = refine_batch(
             drawn, refinement, workspace.schema, to=destination, on_progress=advance
         )
+        report["likelihood"] = _mean_likelihood(destination.staged)
         workspace.lake.stage(batch.batch_id, destination.staged)
     return _Drawn(
         counts=counts,
         watermarks={domain: content.appeared for domain, content in seen.items()},
         report={**report, "refinement": found.to_json(), **asdict(counts)},
     )
+
+
+def _mean_likelihood(staged: Path) -> float | None:
+    """Over the events of a folder of Parquet files, negatives apart; None where there are none."""
+    if not any(staged.glob("*.parquet")):
+        return None
+    files = quote_text(f"{staged}/*.parquet")
+    query_text = f"SELECT avg(likelihood) FROM read_parquet({files}) WHERE label > 0"
+    with duck() as session:
+        found = session.execute(query_text).fetchone()
+    return None if found is None else found[0]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from scalr_ray.core.errors import GateRefused
 from scalr_ray.core.fingerprint import canonical_json
 from scalr_ray.gate import Check
 from scalr_ray.jobs.generate import Increment, describe_refusal, generate
+from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.news import (
     count_news,
     describe_watermarks,
@@ -71,6 +72,11 @@ def run(workspace: Workspace, as_of: datetime) -> RunOutcome:
     Raises:
         GateRefused: the newest batch was refused, and nothing has changed since.
     """
+    with measured(workspace):
+        return _run(workspace, as_of)
+
+
+def _run(workspace: Workspace, as_of: datetime) -> RunOutcome:
     _finish_interrupted(workspace)
     published = published_as_of(workspace, as_of)
     if (unchanged := _refused_as_it_stands(workspace, as_of)) is not None:

@@ -18,6 +18,8 @@ from scalr_ray.ingest import (
     snapshot_times,
     write_snapshots,
 )
+from scalr_ray.jobs import open_lineage
+from scalr_ray.jobs.metrics import record_rows
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.offline_store.pull import Registered, apply_definitions, registered
 
@@ -40,6 +42,8 @@ def import_file(workspace: Workspace, file: Path, columns: Mapping[str, str]) ->
         refuse_other_tables(log, workspace.layout, target=domains.target)
     newest = pc.max(log.events[EVENT_TIMESTAMP]).as_py()
     with workspace.run("import"):
+        open_lineage.reads(open_lineage.folder(file.resolve()))
+        open_lineage.writes(*workspace.event_folders())
         return import_events(workspace, log, snapshots_at=[newest + timedelta(microseconds=1)])
 
 
@@ -67,6 +71,8 @@ def import_events(
     for domain, rows in result.imported.items():
         progress.note(f"{rows:,} events of {domain}")
     _note_refusals(workspace, result)
+    refused = {"duplicates": result.duplicates, "malformed": result.malformed}
+    record_rows("import", {**result.imported, **refused}, config.project)
     for domain, events in result.behind.items():
         progress.note(
             f"{events:,} events of {domain} could be seen, by this log, before {seen_up_to[domain]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from scalr_ray.core import logs
+
 _LINE_EVERY_S = 30.0
+_LOG = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
 
@@ -47,19 +51,25 @@ class _Rate(ProgressColumn):
 class Progress:
     """Stages on a console; a quiet one prints nothing and still keeps the times.
 
+    Where logs are structured (`core/logs.py`), stages and notes are logged instead of printed.
+
     Attributes:
         timings_s: seconds per finished stage, by title, in order.
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console
+        logs.set_up()
+        self._logs = logs.are_json()
+        self._console = None if self._logs else console
         self.timings_s: dict[str, float] = {}
 
     @contextmanager
     def stage(self, title: str, *, total: int | None = None) -> Iterator[Tell]:
         """Show a stage while the block runs; call what is yielded with the units just done."""
         started = time.perf_counter()
-        if self._console is None:
+        if self._logs:
+            yield _Lines(self, title, total).advance
+        elif self._console is None:
             yield _say_nothing
         elif not self._console.is_terminal:
             # A bar redraws itself, which a file or a pipe cannot show.
@@ -85,12 +95,16 @@ class Progress:
                 yield advance
         seconds = time.perf_counter() - started
         self.timings_s[title] = self.timings_s.get(title, 0.0) + seconds
+        if self._logs:
+            _LOG.info("%s", title, extra=logs.fields(seconds=round(seconds, 3)))
         if self._console is not None:
             line = f"[green]✓[/] {escape(title)} [dim]{seconds:.1f} s[/]"
             self._console.print(line, highlight=False, soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Print a line under the current stage."""
+        if self._logs:
+            _LOG.info("%s", text)
         if self._console is not None:
             self._console.print(f"  {escape(text)}", highlight=False, soft_wrap=True)
 

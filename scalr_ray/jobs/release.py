@@ -13,8 +13,11 @@ import pyarrow.compute as pc
 from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.generate.refining.report import RefinementReport
+from scalr_ray.jobs import open_lineage
 from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
 from scalr_ray.jobs.mass import events_beside, published_mass
+from scalr_ray.jobs.measuring import record_checks
+from scalr_ray.jobs.metrics import record_rows
 from scalr_ray.jobs.train import load_trial
 from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.trial import Gain
@@ -74,6 +77,9 @@ def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
             to=BatchState.REJECTED if failure else BatchState.ACCEPTED,
             reason=f"{failure.name}: {failure.detail}" if failure else None,
         )
+        project = workspace.config.project
+        open_lineage.reads(open_lineage.batch(project, batch.batch_id, checks=checks))
+        record_checks(checks, project, accepted=failure is None)
     return Audited(record=record, checks=checks)
 
 
@@ -98,6 +104,11 @@ def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBa
                     snapshot_id=published.snapshot_id,
                 )
         retire_replaced(workspace, batch.batch_id)
+        project = workspace.config.project
+        table = open_lineage.table(workspace.layout, workspace.schema, rows=published.rows)
+        open_lineage.reads(open_lineage.batch(project, batch.batch_id))
+        open_lineage.writes(table)
+        record_rows("publish", {"events": published.rows}, project)
     return published
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scalr_ray.core.errors import UsageError
+from scalr_ray.jobs import open_lineage
 from scalr_ray.jobs.saved_sets import sets_that_hold
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchRecord, BatchState
@@ -50,6 +51,8 @@ def retire(workspace: Workspace, batch_id: str, *, why: str = "") -> Retired:
                 )
             with workspace.progress.stage(f"Take {batch_id} out of the table"):
                 batch = take_back(workspace, batch, why or _BY_HAND)
+        open_lineage.reads(open_lineage.batch(workspace.config.project, batch_id))
+        open_lineage.writes(open_lineage.table(workspace.layout, workspace.schema))
     return Retired(record=batch, training_sets=sets_that_hold(workspace, batch_id))
 
 

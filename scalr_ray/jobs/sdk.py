@@ -26,6 +26,7 @@ from scalr_ray.jobs.generate import Generated
 from scalr_ray.jobs.increment import RunOutcome
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.jobs.release import Audited
+from scalr_ray.jobs.status import Status, look
 from scalr_ray.jobs.train import Trained
 from scalr_ray.jobs.upkeep import Upkeep
 from scalr_ray.jobs.workspace import Workspace
@@ -159,6 +160,10 @@ class Scalr(Upkeep):
     def runs(self, limit: int = 50) -> list[RunRecord]:
         """The newest calls, newest first."""
         return self._workspace.ledger.runs(limit=limit)
+
+    def status(self) -> Status:
+        """How the repository stands, and what to do next; changes nothing."""
+        return look(self._workspace.repo, self._workspace.config)
 
     def doctor(self) -> list[Finding]:
         """Whether machine and repository are fit to run, and what to do where not."""

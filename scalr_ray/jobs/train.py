@@ -16,8 +16,10 @@ from scalr_ray.core.clock import floor_day, from_micros
 from scalr_ray.core.damage import refusing_damage
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
+from scalr_ray.jobs import metrics, open_lineage
 from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.fitting import Fitted, fit
+from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.trial import Stage, Trial, run_trial, trainings
 from scalr_ray.jobs.workspace import Workspace
@@ -65,7 +67,7 @@ def train(
     erased = workspace.erased.subjects
     with progress.stage("Pull translator training data through Feast"):
         events = workspace.training_events(as_of)
-    with workspace.run("train") as run:
+    with measured(workspace), workspace.run("train") as run:
         _refuse_erased_since(workspace, erased)
         cut = validation_cut or default_validation_cut(workspace, events)
         progress.note(
@@ -95,6 +97,12 @@ def train(
             metrics=_metrics(fitted, trial),
             path=str(folder),
         )
+        open_lineage.reads(*workspace.event_folders())
+        open_lineage.writes(open_lineage.folder(folder))
+        rows = {"source": len(events.source), "target": len(events.target)}
+        metrics.record_rows("train", rows, config.project)
+        gain = fitted.chosen.gain
+        metrics.record(metrics.GAIN_NATS, gain, project=config.project, translator=kind)
     return Trained(record=record, fitted=fitted, trial=trial)
 
 

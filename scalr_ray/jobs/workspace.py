@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from scalr_ray.core import logs
 from scalr_ray.core.config import ScalrConfig, load_config
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.errors import GateRefused, ScalrError, UsageError
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
 from scalr_ray.core.subjects import ErasedUsers
 from scalr_ray.core.versions import latest_versions
+from scalr_ray.jobs import metrics, open_lineage
+from scalr_ray.jobs.open_lineage import DataSet
 from scalr_ray.jobs.progress import Progress
 from scalr_ray.lake import SyntheticEventLake
 from scalr_ray.learn import TrainingEvents
@@ -37,6 +42,7 @@ SOURCE_VIEW = "source_events"
 TARGET_VIEW = "target_events"
 SYNTHETIC_VIEW = "synthetic_events"
 
+_LOG = logging.getLogger(__name__)
 _LONGEST_LOOK_BACK = max(days for days in LOOK_BACKS if days is not None)
 
 
@@ -75,12 +81,33 @@ class Workspace:
         """The schema of a synthetic event under this configuration."""
         return synthetic_event_schema(self.config.ids.user_id, self.config.ids.item_id)
 
+    def event_folders(self) -> tuple[DataSet, DataSet]:
+        """Both event views, for OpenLineage."""
+        source, target = (self.layout.events(view) for view in (SOURCE_VIEW, TARGET_VIEW))
+        return open_lineage.folder(source), open_lineage.folder(target)
+
     @contextmanager
     def run(self, verb: str) -> Iterator[RunInProgress]:
         """Record a call of `verb` in the ledger, and how it ended."""
-        config = self.config.model_dump(mode="json")
-        with self.ledger.running(verb, config, self.config.fingerprint, self.config.seed) as record:
-            yield record
+        config, project = self.config.model_dump(mode="json"), self.config.project
+        started, failed = time.perf_counter(), True
+        running = self.ledger.running(verb, config, self.config.fingerprint, self.config.seed)
+        try:
+            with (
+                running as run,
+                logs.telling(run=run.run_id, stage=verb),
+                open_lineage.told(project, verb, run.run_id),
+                _failure_logged(),
+            ):
+                yield run
+            failed = False
+        except GateRefused:
+            failed = False
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            metrics.record(metrics.STAGE_SECONDS, seconds, project=project, stage=verb)
+            metrics.record(metrics.STAGE_FAILED, failed, project=project, stage=verb)
 
     def close(self) -> None:
         """Close the ledger, the lake and the registry if they were opened."""
@@ -161,3 +188,16 @@ class Workspace:
             without_crowders(self.source_events(as_of), most.most_source_items),
             without_crowders(self.target_events(as_of), most.most_target_items),
         )
+
+
+@contextmanager
+def _failure_logged() -> Iterator[None]:
+    """Log what ends the block; an error of ours with its message, others with their traceback."""
+    try:
+        yield
+    except ScalrError as error:
+        _LOG.error("%s", error.message, extra=logs.fields(code=error.code))
+        raise
+    except Exception:
+        _LOG.exception("the stage ended with an error")
+        raise

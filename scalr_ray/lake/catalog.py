@@ -12,11 +12,11 @@ serve a reader as well, and the files of many small batches can become one.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pyarrow as pa
-from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.catalog.sql import IcebergTables, SqlCatalog
 from pyiceberg.exceptions import NamespaceAlreadyExistsError
 from pyiceberg.io.pyarrow import schema_to_pyarrow
 from pyiceberg.schema import Schema
@@ -28,12 +28,14 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from sqlalchemy import make_url
+from sqlalchemy import inspect, make_url
 from sqlalchemy.exc import DatabaseError, IntegrityError
 
+from scalr_ray.core.databases import reading_only
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.layout import ICEBERG_CATALOG, ICEBERG_NAMESPACE, ICEBERG_TABLE, Layout
 from scalr_ray.core.s3 import S3_SCHEME, s3_properties
+from scalr_ray.lake.commits import Committer
 from scalr_ray.lake.schemas import schema_problem
 from scalr_ray.lake.troubles import catalog_error
 
@@ -82,6 +84,32 @@ def open_catalog(layout: Layout) -> SqlCatalog:
             continue
         return catalog
     raise RetryLater(f"{layout.database_url} is busy; try again")
+
+
+def existing_table(layout: Layout) -> Table | None:
+    """The table to be read alone, if there is one; neither it nor its catalog is created.
+
+    Raises:
+        DataError: the database cannot be opened, or S3 refuses.
+        ConfigError: it refuses the login, or is not there.
+        RetryLater: it or S3 does not answer.
+    """
+    readable = reading_only(layout.database_url)
+    if readable is None:
+        return None
+    settings = {
+        "uri": _waiting(readable),
+        "warehouse": layout.warehouse,
+        "init_catalog_tables": "false",
+        **(s3_properties() if layout.warehouse.startswith(S3_SCHEME) else {}),
+    }
+    catalog = SqlCatalog(ICEBERG_CATALOG, **settings)
+    what = f"look at the table in {layout.warehouse}"
+    with closing(catalog), Committer(catalog.engine).errors(what):
+        there = inspect(catalog.engine).has_table(IcebergTables.__tablename__)
+        if not (there and catalog.table_exists(TABLE_NAME)):
+            return None
+        return catalog.load_table(TABLE_NAME)
 
 
 def _waiting(url: str) -> str:

@@ -27,7 +27,7 @@ from scalr_ray.core.config import IdTypes
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP, synthetic_event_schema
 from scalr_ray.core.layout import Layout
-from scalr_ray.lake.catalog import TABLE_NAME, open_catalog, open_table
+from scalr_ray.lake.catalog import TABLE_NAME, existing_table, open_catalog, open_table
 from scalr_ray.lake.commits import Committer, refuse_clock_behind
 from scalr_ray.lake.compacting import CompactedFiles, Compaction
 from scalr_ray.lake.erasing import ErasedRows, Erasure
@@ -84,6 +84,18 @@ class SyntheticEventLake:
                 table = open_table(catalog, schema)
             unless_done.pop_all()
         return cls(catalog, StagingArea(files=TableFiles.at(table.location()), schema=schema))
+
+    @staticmethod
+    def published_in(layout: Layout) -> dict[str, PublishedBatch]:
+        """The batches that readers of a repository see, by id; creates nothing, not even the table.
+
+        Raises:
+            DataError: the database cannot be opened, or S3 refuses.
+            ConfigError: the database refuses the login, or is not there.
+            RetryLater: it or S3 does not answer.
+        """
+        table = existing_table(layout)
+        return {} if table is None else published_batches(table)
 
     def close(self) -> None:
         """Release the database connections."""

@@ -33,7 +33,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from scalr_ray.core.databases import database_error
+from scalr_ray.core.databases import database_error, reading_only
 from scalr_ray.core.errors import ConfigError
 from scalr_ray.ledger.tables import Base
 
@@ -71,6 +71,38 @@ def open_database(url: str) -> Engine:
             raise told or ConfigError(
                 f"cannot open the ledger at {shown(engine)}: {error.orig}"
             ) from error
+        unless_done.pop_all()
+    return engine
+
+
+def open_existing(url: str) -> Engine | None:
+    """An engine that changes nothing, on a database that has the ledger's tables; None without.
+
+    Raises:
+        ConfigError: the database cannot be opened, or another version of SCALR has written it.
+        RetryLater: its server does not answer.
+    """
+    readable = reading_only(url)
+    if readable is None:
+        return None
+    engine = _create_engine(readable)
+    with ExitStack() as unless_done:
+        unless_done.callback(engine.dispose)
+        try:
+            with engine.connect() as connection:
+                revision = _revision(connection)
+        except DBAPIError as error:
+            told = database_error("open the ledger", shown(engine), error, sent=False)
+            raise told or ConfigError(
+                f"cannot open the ledger at {shown(engine)}: {error.orig}"
+            ) from error
+        if revision is None:
+            return None
+        if revision != REVISION:
+            raise ConfigError(
+                f"{shown(engine)} has ledger revision {revision}, and this version of SCALR has "
+                f"{REVISION}; `scalr runs` brings an older one up to date"
+            )
         unless_done.pop_all()
     return engine
 
@@ -127,7 +159,7 @@ def _create_engine(url: str) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, connect_args={"connect_timeout": LOCK_WAIT_S})
-    if parsed.database:
+    if parsed.database and not parsed.database.startswith("file:"):
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"timeout": LOCK_WAIT_S})
     event.listen(engine, "connect", _set_up_sqlite)

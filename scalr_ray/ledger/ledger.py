@@ -5,7 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
-from scalr_ray.ledger.database import open_database
+from sqlalchemy import Engine
+
+from scalr_ray.ledger.database import open_database, open_existing
 from scalr_ray.ledger.erasures import Erasures
 
 
@@ -25,6 +27,17 @@ class Ledger(Erasures):
     def __init__(self, database_url: str) -> None:
         self._engine = open_database(database_url)
 
+    @staticmethod
+    def existing(database_url: str) -> Ledger | None:
+        """The ledger to be read alone, if there is one; nothing is created or brought up to date.
+
+        Raises:
+            ConfigError: the database cannot be opened, or another version of SCALR has written it.
+            RetryLater: its server does not answer.
+        """
+        engine = open_existing(database_url)
+        return None if engine is None else _Reading(engine)
+
     def close(self) -> None:
         """Release the database connections."""
         self._engine.dispose()
@@ -39,3 +52,10 @@ class Ledger(Erasures):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Reading(Ledger):
+    """A ledger on an engine under which nothing can be changed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine

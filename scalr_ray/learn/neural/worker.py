@@ -7,6 +7,7 @@ whether a node is about to be taken away, and write a checkpoint.
 
 from __future__ import annotations
 
+import logging
 import math
 import resource
 import shutil
@@ -26,6 +27,7 @@ from ray.train.torch import get_device
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from scalr_ray.core import logs
 from scalr_ray.core.errors import ConfigError, ScalrError
 from scalr_ray.core.keyed import stream_seed
 from scalr_ray.learn.neural.checkpoints import Standing, load_checkpoint, save_checkpoint
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.train import CheckpointUploadMode
 
+_LOG = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 # Epochs of a small table take less time than a checkpoint.
 _BETWEEN_EPOCHS_S = 0.5
@@ -95,8 +98,10 @@ def train_worker(config: dict[str, Job]) -> ScalrError | None:
 def _train(job: Job) -> None:
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
+    logs.set_up(stage="train", rank=rank)
     torch.set_num_threads(job.threads)
     device = get_device()
+    _LOG.info("worker %d of %d trains on %s", rank + 1, workers, device)
     net = fresh_net(job.shape, job.settings.seed).to(device)
     sharded = []
     if workers > 1:
@@ -202,6 +207,7 @@ class RayPeers:
         self._pace.after_epoch(report.examples)
         if self.rank == 0:
             self._job.board.put.remote(report)
+            _LOG.info("epoch %d is over", state.epoch, extra=logs.fields(**asdict(report)))
         settings, now = self._job.settings, time.monotonic()
         last = state.epoch >= settings.epochs or state.waited >= settings.patience
         due = self.rank == 0 and now - self._epoch_saved > _BETWEEN_EPOCHS_S

@@ -20,7 +20,7 @@ from scalr_ray.core.errors import (
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
-VERBS += ("compact",)
+VERBS += ("compact", "status", "watch")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():

@@ -19,5 +19,8 @@ arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report
 demo.py       all of it, from an event log or a simulated world
 doctor.py     is this machine and this repository fit to run?
+options.py    what the stages are told on a command line, here or as a job
+calls.py      how such a call ends: exit codes, one line for an error
+entry.py      a stage as a process of its own: `python -m scalr_ray.jobs.train`; run.py is one
 ```
 """

@@ -13,7 +13,7 @@ import secrets
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -190,22 +190,26 @@ class Head:
     def follow(self, job_id: str, say: Callable[[str], None]) -> JobState:
         """Pass on what a job says, from its first word on, until it has ended.
 
+        A connection that is lost is made again, and what was passed on is not repeated.
+
         Raises:
             RetryLater: the head has not answered for a minute; the job may go on without it.
         """
-        log, lost_at = _Log(say), None
+        log, heard_at = _Log(say), time.monotonic()
         while True:
+            with suppress(RetryLater), self._asked(job_id):
+                asyncio.run(self._pass_on(job_id, log))
             try:
-                with self._asked(job_id):
-                    asyncio.run(self._pass_on(job_id, log))
-                state, lost_at = self.job(job_id), None
+                state = self.job(job_id)
+                log.hear_again()
+                log.add(self.logs(job_id))
             except RetryLater:
-                lost_at = lost_at or time.monotonic()
-                if time.monotonic() - lost_at > _PATIENCE_S:
+                if time.monotonic() - heard_at > _PATIENCE_S:
                     raise
             else:
                 if state.ended:
                     return state
+                heard_at = time.monotonic()
             time.sleep(_POLL_S)
 
     def stop(self, job_id: str) -> JobState:
@@ -224,7 +228,7 @@ class Head:
         return state
 
     async def _pass_on(self, job_id: str, log: _Log) -> None:
-        log.begin()
+        log.hear_again()
         async for text in self._client.tail_job_logs(job_id):
             log.add(text)
 
@@ -248,6 +252,8 @@ class Head:
                 raise UsageError(
                     f"{self.address} knows no job {job_id}; `scalr jobs list` names those it knows"
                 ) from error
+            if "WebSocket" in str(error):
+                raise RetryLater(f"the Ray head at {self.address} broke off: {error}") from error
             raise ScalrError(f"the Ray head at {self.address}: {str(error)[:500]}") from error
 
 
@@ -257,10 +263,12 @@ class _Log:
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._said, self._heard = say, 0, 0
 
-    def begin(self) -> None:
+    def hear_again(self) -> None:
+        """What comes next is the first word."""
         self._heard = 0
 
     def add(self, text: str) -> None:
+        """Pass on what is new of the next words."""
         self._heard += len(text)
         if (new := self._heard - self._said) > 0:
             self._say(text[-new:])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from losing_proxy import losing_proxy
 from marks import OPENS_FEAST
 from ray_head import RayHead, ray_head
 from scheduled_runs import DAY, DEFINITIONS, SETTINGS, make_repo, middle_of, small_log
@@ -20,6 +21,16 @@ from scalr_ray.ledger import BatchState, RunStatus
 
 pytestmark = [*OPENS_FEAST, pytest.mark.ray]
 
+# The job counts for four seconds.
+SUBMITS_AND_FOLLOWS = """
+import sys
+from scalr_ray.jobs.submission import Head, Job
+count = "import time; [(print(number), time.sleep(0.1)) for number in range(40)]"
+job = Job(stage="run", entrypoint=f"python -c '{count}'", runtime_env={}, metadata={})
+head = Head(sys.argv[1])
+ended = head.follow(head.submit(job), lambda text: print(text, end="", flush=True))
+print(ended.status)
+"""
 OPTIONS = tuple(f"--set={setting}" for setting in SETTINGS)
 
 
@@ -99,8 +110,8 @@ def leave_by_ctrl_c(head: RayHead, repo: Path, job_id: str) -> None:
         said.append(process.stderr.readline())
         assert said[-1], "".join(said)
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
+    rest = process.stderr.read()
+    assert process.wait() == 130
     assert rest.endswith(
         f"scalr: the job goes on; `scalr jobs logs {job_id} --follow` follows it again, "
         f"`scalr jobs stop {job_id}` stops it\n"
@@ -134,7 +145,8 @@ def test_rays_own_tool_trains_from_a_folder_that_is_sent(head, repo, log):
 
 def test_the_exit_code_of_a_job_is_that_of_submit(head, repo):
     window = ["--from", "2020-01-01", "--to", "2020-01-02", "--every", "7d"]
-    code, out, err = scalr(head, repo, "submit", "backfill", *window)
+    sent = ["--working-dir", str(repo)]
+    code, out, err = scalr(head, repo, "submit", "backfill", *window, *sent)
     (job_id,) = out.split()
     *_, refused, told = err.splitlines()
     assert code == 3
@@ -148,6 +160,21 @@ def test_the_exit_code_of_a_job_is_that_of_submit(head, repo):
     assert out.endswith(f"{refused}\n")
     code, out, err = scalr(head, repo, "jobs", "stop", job_id)
     assert (code, out) == (0, f"{job_id} had ended before: FAILED\n")
+
+
+def test_a_connection_that_is_lost_costs_no_word_of_a_job(head):
+    with losing_proxy(head.url) as proxy:
+        process = head.start("python", "-c", SUBMITS_AND_FOLLOWS, proxy.url)
+        said = [process.stdout.readline()]
+        while said[-1] != "3\n":
+            said.append(process.stdout.readline())
+            assert said[-1], process.stderr.read()
+        proxy.close()
+        rest = process.stdout.read()
+    assert process.wait() == 0, process.stderr.read()
+    told = [line for line in "".join([*said, rest]).splitlines() if line.isdigit()]
+    assert told == [str(number) for number in range(40)]
+    assert rest.endswith("39\nSUCCEEDED\n")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_log_that_is_told_again_is_passed_on_once():
     said: list[str] = []
     log = _Log(said.append)
     for chunks in (["one\n", "two\n"], ["one\ntwo\nth", "ree\n"], ["one\n", "two\nthree\n"]):
-        log.begin()
+        log.hear_again()
         for chunk in chunks:
             log.add(chunk)
     assert "".join(said) == "one\ntwo\nthree\n"

@@ -85,8 +85,8 @@ truth: install ## the learned likelihood against the true one, in simulated worl
 	$(BIN)/python -m tests.bench.truth
 	$(BIN)/python -m tests.bench.truth --null --users 500,1000
 
-nodes: install ## train and generate on clusters that lose nodes; minutes
-	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py tests/integration/generate_ray_nodes.py
+nodes: install ## train, generate, backfill and join on clusters that lose nodes; minutes
+	$(BIN)/python -m pytest --quiet tests/integration/*_ray_nodes.py tests/contract/asof_ray_nodes.py
 
 fuzz: install ## hostile files, settings and checkpoints, by many more examples; TIMES=20
 	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \

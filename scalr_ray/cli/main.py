@@ -8,34 +8,25 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from scalr_ray import __version__
-from scalr_ray.cli import upkeep, watching
+from scalr_ray.cli import submit, upkeep, watching
 from scalr_ray.cli.session import Session, pass_session
-from scalr_ray.core.errors import GateRefused, ScalrError
-
-_EXIT_INTERRUPTED = 130
-_KINDS = click.Choice(["frequency", "neural", "auto"])
+from scalr_ray.core.errors import GateRefused
+from scalr_ray.jobs import options
+from scalr_ray.jobs.calls import exit_code_of
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="scalr")
-@click.option(
-    "--repo",
-    default="feature_repo",
-    show_default=True,
-    envvar="SCALR_REPO",
-    type=click.Path(path_type=Path),
-    help="Feature repository: the folder with scalr.yaml.",
-)
-@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Override scalr.yaml.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document, for machines.")
-@click.option("-v", "--verbose", is_flag=True, help="Show what the libraries log.")
+@options.REPO
+@options.OVERRIDES
+@options.AS_JSON
+@options.VERBOSE
 @click.pass_context
 def cli(
     context: click.Context,
@@ -69,12 +60,11 @@ def apply(session: Session) -> None:
 
 
 @cli.command()
-@click.option("--as-of", metavar="TIME", help="Train on what was known then; default: now.")
-@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
+@options.takes("train")
 @pass_session
-def train(session: Session, as_of: str | None, translator: str | None) -> None:
+def train(session: Session, as_of: str | None, kind: str | None) -> None:
     """Train a translator, choose its strength, and try it on a downstream model."""
-    with session.with_kind(translator).open() as scalr:
+    with session.with_kind(kind).open() as scalr:
         session.show(scalr.train(as_of).record)
 
 
@@ -89,7 +79,7 @@ def tune(session: Session, as_of: str | None, trials: int) -> None:
 
 
 @cli.command()
-@click.option("--translator", metavar="VERSION", help="Default: the newest.")
+@options.takes("generate")
 @pass_session
 def generate(session: Session, translator: str | None) -> None:
     """Draw a batch of synthetic events and stage it, invisible to Feast."""
@@ -123,16 +113,15 @@ def publish(
 
 
 @cli.command()
-@click.option("--as-of", metavar="TIME", help="Work on what was known then; default: now.")
-@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
+@options.takes("run")
 @pass_session
-def run(session: Session, as_of: str | None, translator: str | None) -> None:
+def run(session: Session, as_of: str | None, kind: str | None) -> None:
     """Publish what is new, for all users the first time; exit code 3 when the gate refuses.
 
     Later runs generate for new source events only. A translator is trained where there is none, or
     none younger than increment.retrain_days; increment.stale says what becomes of older events.
     """
-    with session.with_kind(translator).open() as scalr:
+    with session.with_kind(kind).open() as scalr:
         outcome = scalr.run(as_of)
         session.show_outcome(outcome)
     if not outcome.accepted:
@@ -140,32 +129,24 @@ def run(session: Session, as_of: str | None, translator: str | None) -> None:
 
 
 @cli.command()
-@click.option("--from", "start", required=True, metavar="TIME", help="The first origin.")
-@click.option("--to", "end", required=True, metavar="TIME", help="No origin lies after it.")
-@click.option("--every", required=True, metavar="DURATION", help="Between two, say 7d or 12h.")
-@click.option("--translator", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml.")
+@options.takes("backfill")
 @pass_session
-def backfill(session: Session, start: str, end: str, every: str, translator: str | None) -> None:
+def backfill(session: Session, start: str, end: str, every: str, kind: str | None) -> None:
     """Publish what runs in the past would have, each by a translator that knew only that past.
 
     A second call goes on where the first was cut off. Exit code 3 when no origin has a batch.
     """
-    with session.with_kind(translator).open() as scalr:
+    with session.with_kind(kind).open() as scalr:
         origins = scalr.backfill(start, end, every)
         session.show_origins(origins)
     if not any(origin.published for origin in origins):
-        raise GateRefused(f"no origin has a published batch; the last: {origins[-1].verdict}")
+        from scalr_ray.jobs.backfill import describe_none
+
+        raise GateRefused(describe_none(origins))
 
 
 @cli.command()
-@click.argument("batch", required=False)
-@click.option(
-    "--out",
-    default="scalr-report",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the report.",
-)
+@options.takes("evaluate")
 @pass_session
 def evaluate(session: Session, batch: str | None, out: Path) -> None:
     """Measure a batch (default: the newest) on the events after its cut; write a report."""
@@ -231,7 +212,7 @@ def demo(
         session.show_report(result, out)
 
 
-for _verb in (*upkeep.VERBS, *watching.VERBS):
+for _verb in (*upkeep.VERBS, *submit.VERBS, *watching.VERBS):
     cli.add_command(_verb)
 
 
@@ -250,28 +231,7 @@ def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, one line per error on standard error."""
-    return _guarded(lambda: cli(args=argv, prog_name="scalr", standalone_mode=False))
-
-
-def _guarded(call: Callable[[], Any]) -> int:
-    try:
-        call()
-    except ScalrError as error:
-        click.echo(f"scalr: {error.message}", err=True)
-        return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as asked:
-        asked.show()
-        return asked.exit_code
-    except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "scalr"
-        click.echo(f"scalr: {_one_line(error)}; `{where} --help` says more", err=True)
-        return error.exit_code
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 1
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("scalr: interrupted", err=True)
-        return _EXIT_INTERRUPTED
-    return 0
+    return exit_code_of(lambda: cli(args=argv, prog_name="scalr", standalone_mode=False))
 
 
 def _check_demo(
@@ -286,10 +246,6 @@ def _check_demo(
 def _refuse_unless(accepted: bool, reason: str | None) -> None:  # noqa: FBT001 - reads as a sentence
     if not accepted:
         raise GateRefused(f"the gate refused the batch: {reason}")
-
-
-def _one_line(error: click.ClickException) -> str:
-    return " ".join(error.format_message().split()).rstrip(".")
 
 
 def _command() -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scalr_ray.cli.tables import mark, new_table, plain, print_table
+from scalr_ray.cli.tables import mark, new_table, print_table
+from scalr_ray.core.plain import plain
+from scalr_ray.jobs.calls import quiet
+from scalr_ray.jobs.options import with_kind
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from scalr_ray.learn.neural.tune import Search
     from scalr_ray.ledger import RunRecord
 
-_QUIET_ENVIRONMENT = {
-    "FEAST_USAGE": "False",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-}
 _REPORT_ROWS = (
     ("real only", "arms", "real_only"),
     ("+ synthetic", "arms", "synthetic"),
@@ -68,13 +64,9 @@ class Session:
             with Scalr(self.repo, self.overrides, self.progress()) as scalr:
                 yield scalr
 
-    def with_kind(self, translator: str | None) -> Session:
+    def with_kind(self, kind: str | None) -> Session:
         """The same with a kind of translator, where one is named."""
-        if translator is None:
-            return self
-        return dataclasses.replace(
-            self, overrides=(*self.overrides, f"translator.kind={translator}")
-        )
+        return dataclasses.replace(self, overrides=with_kind(self.overrides, kind))
 
     def progress(self) -> Progress:
         """Stages on standard error; nothing with `--json`."""
@@ -91,24 +83,13 @@ class Session:
         Args:
             loads_feast: whether the block uses the SDK, which is then loaded: it takes seconds.
         """
-        for name, value in _QUIET_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        if self.verbose:
-            logging.basicConfig(level=logging.INFO)
-            yield
-            return
-        before = logging.root.manager.disable
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
-            try:
-                if loads_feast:
-                    import scalr_ray.jobs.sdk  # noqa: F401 - Feast changes the filters
+        with quiet(verbose=self.verbose):
+            if loads_feast:
+                import scalr_ray.jobs.sdk  # noqa: F401 - Feast changes the filters
 
+            if not self.verbose:
                 warnings.simplefilter("ignore")
-                yield
-            finally:
-                logging.disable(before)
+            yield
 
     def show(self, record: Any) -> None:  # noqa: ANN401 - any frozen dataclass of the SDK
         """A record as two columns, or as JSON."""

@@ -450,11 +450,19 @@ def load_config(
         raise ConfigError(_first_problem(error, file)) from error
 
 
+def settings_in(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that are settings of a repository."""
+    return {
+        name: text
+        for name, text in sorted(environ.items())
+        if name.startswith(ENV_PREFIX) and not name.startswith(_ENV_RESERVED)
+    }
+
+
 def _from_environment(environ: Mapping[str, str]) -> list[tuple[list[str], str]]:
     return [
         (name.removeprefix(ENV_PREFIX).lower().split("__"), text)
-        for name, text in sorted(environ.items())
-        if name.startswith(ENV_PREFIX) and not name.startswith(_ENV_RESERVED)
+        for name, text in settings_in(environ).items()
     ]
 
 

@@ -22,5 +22,9 @@ status.py     how the repository stands, and what to do next
 metrics.py    what Prometheus is told; measuring.py records it where Ray is up
 open_lineage.py  what OpenLineage is told, where it is configured
 doctor.py     is this machine and this repository fit to run?
+options.py    what the stages are told on a command line, here or as a job
+calls.py      how such a call ends: exit codes, one line for an error
+entry.py      a stage as a process of its own: `python -m scalr_ray.jobs.train`; run.py is one
+submission.py  such a process as a job of a Ray cluster: handed in, followed, stopped
 ```
 """

@@ -10,13 +10,15 @@ would have had, and nothing that happened after T changes it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pyarrow.compute as pc
 
+from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import GateRefused, MassReached, TooLittleData, UsageError
+from scalr_ray.jobs.entry import Told, main_of, run_stage
 from scalr_ray.jobs.generate import generate
 from scalr_ray.jobs.increment import NOTHING_CAME, generate_since
 from scalr_ray.jobs.measuring import measured
@@ -106,6 +108,11 @@ def backfill(
             told.append(_fill(workspace, moment))
             workspace.progress.note(f"origin {moment}: {told[-1].verdict}")
     return told
+
+
+def describe_none(origins: Sequence[Origin]) -> str:
+    """One line where no origin has a published batch."""
+    return f"no origin has a published batch; the last: {origins[-1].verdict}"
 
 
 def _origins(start: datetime, end: datetime, every: timedelta) -> Iterator[datetime]:
@@ -219,3 +226,24 @@ def _told(workspace: Workspace, batch: BatchRecord) -> Origin:
         users=users,
         verdict=verdict,
     )
+
+
+def _job(workspace: Workspace, start: str, end: str, every: str) -> Told:
+    """Publish what runs in the past would have, each by a translator that knew only that past."""
+    origins = backfill(
+        workspace,
+        start=parse_time(start, "--from"),
+        end=parse_time(end, "--to"),
+        every=parse_every(every),
+    )
+    published = sum(origin.published for origin in origins)
+    if not published:
+        return Told(record=origins, sentence=describe_none(origins), refused=True)
+    sentence = f"{published} of {len(origins)} origins have a published batch"
+    return Told(record=origins, sentence=sentence)
+
+
+main = main_of("backfill", _job)
+
+if __name__ == "__main__":
+    run_stage("backfill")

@@ -10,6 +10,8 @@ transfer.
 from __future__ import annotations
 
 import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +40,7 @@ from scalr_ray.jobs.arms import (
     translator_arm,
 )
 from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
+from scalr_ray.jobs.entry import Told, main_of, run_stage
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents, with_prior_as_of
@@ -407,3 +410,16 @@ def _versions() -> dict[str, str]:
 
 def _iso(moment: datetime) -> str:
     return moment.isoformat()
+
+
+def _job(workspace: Workspace, batch: str | None, out: Path) -> Told:
+    """Measure a batch (default: the newest) on the events after its cut; write a report."""
+    result = evaluate(workspace, out=out, batch_id=batch, command=shlex.join(sys.argv))
+    sentence = f"{result['verdict']}: {result['sentence']} Report: {out / 'report.html'}"
+    return Told(record=result, sentence=sentence)
+
+
+main = main_of("evaluate", _job)
+
+if __name__ == "__main__":
+    run_stage("evaluate")

@@ -41,6 +41,7 @@ from scalr_ray.jobs.drawing import (
     plan_rules,
     refine_settings,
 )
+from scalr_ray.jobs.entry import Told, main_of, run_stage
 from scalr_ray.jobs.mass import published_mass, refuse_without_room
 from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.surroundings import Surroundings, served_features
@@ -483,3 +484,16 @@ def _refuse_decided(workspace: Workspace, batch_id: str) -> None:
     if batch.state is BatchState.REJECTED:
         raise GateRefused(describe_refusal(batch))
     raise UsageError(f"{batch_id} has been published already with these events; {ANOTHER_BATCH}")
+
+
+def _job(workspace: Workspace, translator: str | None) -> Told:
+    """Draw a batch of synthetic events and stage it, invisible to Feast."""
+    batch = generate(workspace, translator=translator).record
+    sentence = f"{batch.batch_id} is staged: {batch.rows:,} synthetic events"
+    return Told(record=batch, sentence=sentence)
+
+
+main = main_of("generate", _job)
+
+if __name__ == "__main__":
+    run_stage("generate")

@@ -100,11 +100,11 @@ class Scalr(Upkeep):
 
     def train(self, as_of: str | datetime | None = None) -> Trained:
         """Train a translator on what was visible as of a time; by default, as of now."""
-        return training_stage.train(self._workspace, as_of=self._cut(as_of))
+        return training_stage.train(self._workspace, as_of=self._workspace.cut(as_of))
 
     def tune(self, as_of: str | datetime | None = None, trials: int = 20) -> Search:
         """Search the settings of the neural translator with Ray Tune."""
-        return tuning.tune(self._workspace, as_of=self._cut(as_of), trials=trials)
+        return tuning.tune(self._workspace, as_of=self._workspace.cut(as_of), trials=trials)
 
     def generate(self, translator: str | None = None) -> Generated:
         """Draw a batch with the newest translator, or a named version, and stage it."""
@@ -127,7 +127,7 @@ class Scalr(Upkeep):
 
         The first run is for everybody; see `scalr_ray.jobs.increment` for the later ones.
         """
-        return incrementing.run(self._workspace, self._cut(as_of))
+        return incrementing.run(self._workspace, self._workspace.cut(as_of))
 
     def backfill(
         self, start: str | datetime, end: str | datetime, every: str | timedelta
@@ -186,6 +186,3 @@ class Scalr(Upkeep):
             progress=progress or Progress(),
             command=command,
         )
-
-    def _cut(self, as_of: str | datetime | None) -> datetime:
-        return self._workspace.now() if as_of is None else parse_time(as_of, "--as-of")

@@ -18,6 +18,7 @@ from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs import metrics, open_lineage
 from scalr_ray.jobs.drawing import thin_to_budget
+from scalr_ray.jobs.entry import Told, main_of, run_stage
 from scalr_ray.jobs.fitting import Fitted, fit
 from scalr_ray.jobs.measuring import measured
 from scalr_ray.jobs.surroundings import Surroundings
@@ -214,3 +215,16 @@ def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:
         "calibration": asdict(fitted.calibration),
         **fitted.measured,
     }
+
+
+def _job(workspace: Workspace, as_of: str | None) -> Told:
+    """Train a translator, choose its strength, and try it on a downstream model."""
+    trained = train(workspace, as_of=workspace.cut(as_of))
+    sentence = f"{trained.record.version}: {describe_fit(trained.fitted)}"
+    return Told(record=trained.record, sentence=sentence)
+
+
+main = main_of("train", _job)
+
+if __name__ == "__main__":
+    run_stage("train")

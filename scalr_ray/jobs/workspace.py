@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.core import logs
+from scalr_ray.core.clock import parse_time
 from scalr_ray.core.config import ScalrConfig, load_config
 from scalr_ray.core.errors import GateRefused, ScalrError, UsageError
 from scalr_ray.core.events import synthetic_event_schema
@@ -138,6 +139,14 @@ class Workspace:
                 f"{newest + timedelta(days=1):%Y-%m-%d}"
             )
         return now
+
+    def cut(self, as_of: str | datetime | None) -> datetime:
+        """The time that `--as-of` names; the present where it names none.
+
+        Raises:
+            UsageError: it is no time, or nothing has been imported that `now` could use.
+        """
+        return self.now() if as_of is None else parse_time(as_of, "--as-of")
 
     @property
     def erased(self) -> ErasedUsers:

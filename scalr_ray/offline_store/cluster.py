@@ -7,10 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
-from scalr_ray.core.errors import RetryLater
+from scalr_ray.core.errors import RetryLater, UsageError
 
 # Ray's own reports, colours and bars would drown what the command prints.
 _QUIET = {
@@ -22,6 +23,11 @@ _QUIET = {
 
 _CONNECT_TIMEOUT_S = 10.0
 
+AUTH_REFUSED = (
+    "refuses the token; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to that "
+    "of the cluster"
+)
+
 
 def connect(cpus: int | None = None) -> bool:
     """Use the Ray that is up or that `RAY_ADDRESS` names; else start one here with `cpus`.
@@ -31,6 +37,7 @@ def connect(cpus: int | None = None) -> bool:
 
     Raises:
         RetryLater: the cluster that `RAY_ADDRESS` names does not answer.
+        UsageError: it refuses the token, or none is there.
     """
     if ray.is_initialized():
         return False
@@ -60,6 +67,7 @@ def ray_session(cpus: int) -> Iterator[None]:
 
     Raises:
         RetryLater: the cluster that `RAY_ADDRESS` names does not answer.
+        UsageError: it refuses the token, or none is there.
     """
     ours = connect(cpus)
     try:
@@ -69,12 +77,49 @@ def ray_session(cpus: int) -> Iterator[None]:
             ray.shutdown()
 
 
-def _join(address: str) -> None:
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+def knock(address: str) -> None:
+    """See that somebody listens at an address with a port; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+
+
+def refuse_without_token() -> None:
+    """Ray takes down a process that is to show a token and finds none.
+
+    Raises:
+        UsageError: the file of the token is not there, or empty.
+    """
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     try:
-        if port.isdigit():  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        held = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        held = ""
+    if not held:
+        raise UsageError(
+            f"RAY_AUTH_MODE is token, and {file} holds none; set RAY_AUTH_TOKEN, or "
+            "RAY_AUTH_TOKEN_PATH to a file with the token of the cluster"
+        )
+
+
+def _join(address: str) -> None:
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"RAY_ADDRESS is {address}, where jobs are handed in: do so with `scalr submit`, or "
+            "name HOST:6379 to work on the cluster from here"
+        )
+    refuse_without_token()
+    try:
+        knock(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ray.exceptions.AuthenticationError as error:
+        raise UsageError(f"the Ray cluster at {address} {AUTH_REFUSED}") from error
     except OSError as error:  # ConnectionError, which Ray raises, is one
         raise RetryLater(
             f"the Ray cluster at {address} does not answer ({error}); "

@@ -7,17 +7,12 @@ python -m pytest tests/integration/generate_ray_nodes.py
 
 from __future__ import annotations
 
-import logging
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import ray
 from generation_runs import bucketed, expected_rows, rows_in, task_of
-from ray.cluster_utils import Cluster as Nodes
 from small_drawings import small_drawing
+from three_nodes import three_nodes
 
 from scalr_ray.generate import draw_batch
 
@@ -28,29 +23,12 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def _three_nodes() -> Iterator[Any]:
-    """A head and two nodes that may go, one CPU each."""
-    node = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
-        head = node | {"include_dashboard": False, "temp_dir": short}
-        nodes = Nodes(initialize_head=True, head_node_args=head)
-        try:
-            for _ in range(2):
-                nodes.add_node(**node)
-            ray.init(nodes.address, log_to_driver=False, logging_level=logging.ERROR)
-            yield nodes
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
-
-
 def test_a_lost_node_neither_loses_nor_doubles_rows(tmp_path):
     drawing = small_drawing()
     buckets = bucketed(drawing, tmp_path / "buckets", users=2)
     assert buckets.counts.buckets > 50
     lost: list[Any] = []
-    with _three_nodes() as nodes:
+    with three_nodes() as nodes:
 
         def lose_a_node(_users: int) -> None:
             if not lost:

@@ -7,21 +7,16 @@ python -m pytest tests/integration/train_ray_nodes.py
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import ray
 from local_ray import local_ray
-from ray.cluster_utils import Cluster as Nodes
 from ray_training import assert_agrees, trained_alone, training_task, training_workers
+from three_nodes import three_nodes
 
 from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 
@@ -30,23 +25,6 @@ pytestmark = [
     # Ray sets deprecated options of its own while it makes its default context.
     pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context"),
 ]
-
-
-@contextmanager
-def _three_nodes() -> Iterator[Any]:
-    """A head and two nodes that may go, one CPU each."""
-    node = {"num_cpus": 1, "object_store_memory": 200 * 2**20}
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:  # sockets have short paths
-        head = node | {"include_dashboard": False, "temp_dir": short}
-        nodes = Nodes(initialize_head=True, head_node_args=head)
-        try:
-            for _ in range(2):
-                nodes.add_node(**node)
-            ray.init(nodes.address, log_to_driver=False, logging_level=logging.ERROR)
-            yield nodes
-        finally:
-            ray.shutdown()
-            nodes.shutdown()
 
 
 def _node_of_a_worker(nodes: Any) -> Any:
@@ -62,7 +40,7 @@ def _node_of_a_worker(nodes: Any) -> Any:
 def test_a_lost_node_is_survived(tmp_path):
     task = training_task(users=6400)
     lost: list[Any] = []
-    with _three_nodes() as nodes:
+    with three_nodes() as nodes:
 
         def on_epoch(*_):
             if not lost:
@@ -80,7 +58,7 @@ def test_a_drained_node_has_a_checkpoint_written_before_it_goes(tmp_path):
     steps: list[int] = []
     workers: list[set[int]] = []
     goes = threading.Event()
-    with _three_nodes() as nodes:
+    with three_nodes() as nodes:
 
         def drain() -> None:
             goes.wait()

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from scalr_ray import __version__
-from scalr_ray.cli.main import _guarded, cli, main, parse_columns
+from scalr_ray.cli.main import cli, main, parse_columns
 from scalr_ray.core.errors import (
     ConfigError,
     DataError,
@@ -17,10 +17,11 @@ from scalr_ray.core.errors import (
     StateUnknown,
     UsageError,
 )
+from scalr_ray.jobs.calls import exit_code_of
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
-VERBS += ("compact", "status", "watch")
+VERBS += ("compact", "submit", "jobs", "status", "watch")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():
@@ -98,7 +99,7 @@ def test_every_error_has_its_exit_code_and_one_line(error, code, capsys):
     def fail() -> None:
         raise error("first line,\n  second line")
 
-    assert _guarded(fail) == code
+    assert exit_code_of(fail) == code
     assert capsys.readouterr() == ("", "scalr: first line, second line\n")
 
 
@@ -107,7 +108,7 @@ def test_an_interrupt_is_no_traceback(stop, capsys):
     def interrupted() -> None:
         raise stop
 
-    assert _guarded(interrupted) == 130
+    assert exit_code_of(interrupted) == 130
     assert capsys.readouterr().err == "scalr: interrupted\n"
 
 
@@ -116,7 +117,7 @@ def test_a_bug_is_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        _guarded(broken)
+        exit_code_of(broken)
 
 
 @pytest.mark.parametrize(("stop", "code"), [(SystemExit(2), 2), (SystemExit("why"), 1)])
@@ -124,7 +125,7 @@ def test_a_verb_may_set_its_exit_code(stop, code):
     def stopped() -> None:
         raise stop
 
-    assert _guarded(stopped) == code
+    assert exit_code_of(stopped) == code
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scalr_ray.cli.session import Session, _interval, _label
-from scalr_ray.cli.tables import plain
+from scalr_ray.core.plain import plain
 
 
 def session(**options) -> Session:

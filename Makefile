@@ -75,15 +75,17 @@ bench: install ## speed: the as-of join beside others, training, generation; ARG
 	$(BIN)/python tests/bench/lake.py $(ARGS)
 	$(BIN)/python tests/bench/mixed.py $(ARGS)
 
-real: install ## what translators are worth on the Amazon logs in the folder DATA=; an hour
+real: install ## what translators and events are worth on the Amazon logs in the folder DATA=; hours
 	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi
 	$(BIN)/python -m tests.bench.directions --data "$$DATA"
 	$(BIN)/python -m tests.bench.ablation --data "$$DATA"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.verdict --data "$$DATA"
 	$(BIN)/python tests/bench/pairs.py --data "$$DATA"
 
-truth: install ## the learned likelihood against the true one, in simulated worlds; minutes
+truth: install ## likelihood against the truth, and false alarms of the verdict, in simulated worlds
 	$(BIN)/python -m tests.bench.truth
 	$(BIN)/python -m tests.bench.truth --null --users 500,1000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.false_alarms
 
 nodes: install ## train, generate, backfill and join on clusters that lose nodes; minutes
 	$(BIN)/python -m pytest --quiet tests/integration/*_ray_nodes.py tests/contract/asof_ray_nodes.py

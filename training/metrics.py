@@ -110,6 +110,25 @@ def recall_at_k(top: NDArray[np.int64], relevant: sp.csr_matrix) -> NDArray[np.f
     return np.asarray(hits.sum(axis=1) / relevant_count, dtype=np.float64)
 
 
+def mrr_at_k(top: NDArray[np.int64], relevant: sp.csr_matrix) -> NDArray[np.float64]:
+    """One over the rank of every user's first hit, ranks from 1, (U,) in [0, 1]; 0 without a hit.
+
+    Args:
+        top: (U, k) rankings.
+        relevant: (U, I), true at the user's test items; every user has at least one.
+
+    Raises:
+        DataError: the shapes do not fit, or a user has no relevant item.
+
+    Example:
+        >>> relevant = sp.csr_matrix(np.array([[True, False, True]]))
+        >>> mrr_at_k(np.array([[1, 2]]), relevant).tolist()
+        [0.5]
+    """
+    hits, _ = _hits(top, relevant)
+    return np.asarray((hits / np.arange(1, top.shape[1] + 1)).max(axis=1), dtype=np.float64)
+
+
 def normalised_entropy(
     labels: NDArray[np.bool_], probabilities: NDArray[np.floating], weights: NDArray[np.float64]
 ) -> float:
@@ -159,6 +178,55 @@ def coverage_at_k(top: NDArray[np.int64], catalogue_size: int) -> float:
     if catalogue_size < max(recommended, 1):
         raise DataError(f"{recommended} items were recommended from {catalogue_size} rankable ones")
     return float(recommended / catalogue_size)
+
+
+def gini_at_k(top: NDArray[np.int64], catalogue_size: int) -> float:
+    """How unevenly recommendations fall on the rankable catalogue: the Gini coefficient.
+
+    With n items and n_i recommendations of item i,
+
+        G = sum over pairs of items |n_i - n_j| / (2 n sum of n_i),
+
+    which is 0 where all items are recommended alike and 1 - 1/n where it is always the same one.
+
+    Args:
+        top: rankings of any shape.
+        catalogue_size: n, the number of rankable items.
+
+    Raises:
+        DataError: the catalogue is smaller than what was recommended from it, or nothing was.
+
+    Example:
+        >>> gini_at_k(np.array([[0, 1], [0, 1]]), catalogue_size=4)
+        0.5
+    """
+    _, counts = np.unique(top[top != NO_ITEM], return_counts=True)
+    if not len(counts) or catalogue_size < len(counts):
+        raise DataError(f"{len(counts)} items were recommended from {catalogue_size} rankable ones")
+    # In ascending order item i (from 1) is above i - 1 others and below n - i.
+    places = np.arange(catalogue_size - len(counts) + 1, catalogue_size + 1)
+    above = 2 * places - catalogue_size - 1
+    return float(above @ np.sort(counts) / (catalogue_size * counts.sum()))
+
+
+def novelty_at_k(top: NDArray[np.int64], shares: NDArray[np.float64]) -> float:
+    """The mean self-information of what is recommended, -log2 of an item's share, in bits.
+
+    Args:
+        top: rankings of any shape.
+        shares: (I,) how much of all interactions an item had, in [0, 1].
+
+    Raises:
+        DataError: nothing was recommended, or an item without a share was.
+
+    Example:
+        >>> novelty_at_k(np.array([[0, 1], [1, NO_ITEM]]), np.array([0.5, 0.25]))
+        1.6666666666666667
+    """
+    recommended = top[top != NO_ITEM]
+    if not recommended.size or not (shares[recommended] > 0).all():
+        raise DataError("novelty needs recommendations, each of an item with a share above 0")
+    return float(-np.log2(shares[recommended]).mean())
 
 
 def _costs(

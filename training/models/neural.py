@@ -45,7 +45,7 @@ class NeuralConfig:
         prior: the popularity that is added to the scores; its `as_of` is the training cut.
         width: of the embeddings.
         epochs: of each phase.
-        batch: rows, or users of a sequential ranker, in a step.
+        batch: users in a step, or rows of the pointwise ranker.
         learning_rate: of Adam.
         weight_decay: the multiple of its square that a parameter adds to the loss of a step.
         synthetic: "rows" trains on all rows alike; "head" lets synthetic rows train the trunk

@@ -4,7 +4,10 @@ Both towers are an embedding of the id and a residual layer. While training, the
 item was taken stands beside u·v, which so learns how much likelier than that; a score has the log
 prior instead, which is how popular the item is by the cut.
 
-Shapes: `B` rows of a batch, `U` users, `I` items, `D` width.
+A batch is one of users with all their rows, which share one softmax: sixty rows of a user cost
+hardly more than one.
+
+Shapes: `B` users of a batch, `N` rows of theirs, `U` users, `I` items, `D` width.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from training.models.base import Interactions
-from training.models.neural import Heads, Net, NeuralConfig, NeuralRanker, shrunk
+from training.models.neural import Heads, Net, NeuralConfig, NeuralRanker, Weights, shrunk
 
 _START_SCALE = 0.1
 
@@ -26,6 +29,8 @@ _START_SCALE = 0.1
 @dataclass(frozen=True, kw_only=True)
 class TwoTowerConfig(NeuralConfig):
     """The settings of `TwoTower`."""
+
+    batch: int = 128
 
 
 class Tower(nn.Module):
@@ -65,6 +70,21 @@ class ItemHead(nn.Module):
         total: Tensor = (weights * losses).sum()
         return total
 
+    def loss_of_rows(
+        self,
+        users: Tensor,
+        items: Tensor,
+        rows: tuple[Tensor, Tensor],
+        weights: Tensor,
+        share: Tensor,
+    ) -> Tensor:
+        """The same of N `rows`, each the place of its user in the batch and the item taken."""
+        logits = self(users, items) + share
+        owners, _ = rows
+        mass = weights.new_zeros(len(users)).index_add(0, owners, weights)
+        total: Tensor = mass @ logits.logsumexp(dim=-1) - weights @ logits[rows]
+        return total
+
 
 class TwoTowerNet(Net):
     """The towers and the heads."""
@@ -74,9 +94,23 @@ class TwoTowerNet(Net):
         self.users, self.items = Tower(users, width), Tower(items, width)
         self.main, self.aux = ItemHead(width), ItemHead(width)
 
+    def begin(self, data: Interactions, weights: Heads) -> None:
+        """Also find the rows of each user, which lie together."""
+        super().begin(data, weights)
+        self._first = np.searchsorted(data.rows, np.arange(len(self.user_mass) + 1))
+
+    def units(self, data: Interactions, weights: Weights) -> NDArray[np.int64]:
+        """The users that have rows with weight."""
+        return np.unique(data.rows[weights > 0])
+
     def loss(self, data: Interactions, units: NDArray[np.int64], weights: Heads) -> Tensor:
-        """Of the rows `units`."""
-        users, taken = torch.from_numpy(data.rows[units]), torch.from_numpy(data.cols[units])
+        """Of all rows of the users `units`."""
+        counts = self._first[units + 1] - self._first[units]
+        before = np.cumsum(counts) - counts
+        rows = np.arange(counts.sum()) + np.repeat(self._first[units] - before, counts)
+        owners = torch.from_numpy(np.repeat(np.arange(len(units)), counts))
+        placed = (owners, torch.from_numpy(data.cols[rows]))
+        users = torch.from_numpy(units)
         vectors = self.users(users, self.user_mass[users])
         items = self._item_vectors()
         loss: Tensor = vectors.sum() * 0.0
@@ -84,9 +118,9 @@ class TwoTowerNet(Net):
             (self.main, weights.main, self.main_share),
             (self.aux, weights.aux, self.aux_share),
         ):
-            counts = torch.from_numpy(part[units]).float()
-            if counts.any():
-                loss = loss + head.loss(vectors, items, taken, counts, share)
+            weight = torch.from_numpy(part[rows]).float()
+            if weight.any():
+                loss = loss + head.loss_of_rows(vectors, items, placed, weight, share)
         return loss
 
     def score(self, codes: Tensor) -> Tensor:

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 
 from scalr_ray.core.errors import DataError
 from training import metrics
-from training.metrics import NO_ITEM, coverage_at_k, ndcg_at_k, recall_at_k, top_k
+from training.metrics import (
+    NO_ITEM,
+    coverage_at_k,
+    gini_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    novelty_at_k,
+    recall_at_k,
+    top_k,
+)
 
 
 @st.composite
@@ -54,6 +63,43 @@ def test_recall_is_the_share_of_all_relevant_items(case):
         for row, wanted in zip(top.tolist(), relevant, strict=True)
     ]
     np.testing.assert_allclose(recall_at_k(top, matrix), expected, rtol=1e-12)
+
+
+@given(rankings())
+def test_mrr_is_one_over_the_rank_of_the_first_hit(case):
+    top, relevant, matrix = case
+    expected = [
+        max((1 / rank for rank, item in enumerate(row, 1) if item in wanted), default=0.0)
+        for row, wanted in zip(top.tolist(), relevant, strict=True)
+    ]
+    np.testing.assert_allclose(mrr_at_k(top, matrix), expected, rtol=1e-12)
+
+
+@given(rankings(), st.integers(0, 5))
+def test_gini_compares_every_pair_of_items(case, unseen):
+    top, _, matrix = case
+    size = matrix.shape[1] + unseen
+    counts = [int((top == item).sum()) for item in range(size)]
+    if not sum(counts):
+        with pytest.raises(DataError, match="recommended"):
+            gini_at_k(top, size)
+        return
+    apart = sum(abs(one - other) for one in counts for other in counts)
+    assert gini_at_k(top, size) == pytest.approx(apart / (2 * size * sum(counts)))
+
+
+@given(rankings(), st.integers(0, 2**32 - 1))
+def test_novelty_is_the_mean_self_information(case, seed):
+    top, _, matrix = case
+    shares = np.random.default_rng(seed).dirichlet(np.ones(matrix.shape[1]))
+    bits = [-math.log2(shares[item]) for row in top.tolist() for item in row if item != NO_ITEM]
+    if bits:
+        assert novelty_at_k(top, shares) == pytest.approx(sum(bits) / len(bits))
+
+
+def test_novelty_wants_a_share_of_every_recommended_item():
+    with pytest.raises(DataError, match="share above 0"):
+        novelty_at_k(np.array([[0, 1]]), np.array([1.0, 0.0]))
 
 
 @given(rankings())

@@ -1,0 +1,453 @@
+"""What the events are worth to several trainers, against a placebo and against mass alone.
+
+    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--trainers ials]
+
+For each direction a frequency translator draws events as of the test cut, as `scalr run` does by
+default: sampled, for the users without target history. Each trainer then learns from
+
+- the real events alone,
+- the real and the synthetic events,
+- the real events and a placebo: as many for the same users, drawn from the prior,
+- the real events upsampled: with as much more weight in all as the synthetic events have,
+
+and ranks the same users, with the same seeds; each seed has a draw of its own. The budget is equal:
+as many passes over the rows, in as many steps, since a batch grows with the users of its arm
+(`pretrain` has its passes over the synthetic rows besides). How much a synthetic event counts is
+chosen for each trainer as the trial does, by likelihood on the validation window and nothing else:
+the least of `WEIGHTS` that is not worse than the best by more than a standard error, those left out
+under which warm users lose for sure. Where that is 0, nothing is added, and all arms are real only.
+
+Lifts of NDCG@20 are over real only, paired, with 95 % intervals over users and seeds. The last line
+counts how often what is asked of the events holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from scalr_ray.core.config import ScalrConfig
+from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.generate import plan_users
+from scalr_ray.jobs.arms import (
+    Holdout,
+    best_likelihood,
+    code_rows,
+    holdout,
+    real_rows,
+    synthetic_rows,
+)
+from scalr_ray.jobs.drawing import (
+    draw_here,
+    draw_placebo,
+    draw_settings,
+    observed_target,
+    plan_rules,
+    refine_here,
+    refine_settings,
+)
+from scalr_ray.jobs.trial import Stage
+from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
+from scalr_ray.translator import Translator
+from tests.bench.amazon import DIRECTIONS, Split, read_split
+from training.bootstrap import Interval
+from training.lift import ArmResult, paired_lift, summarise
+from training.metrics import gini_at_k, mrr_at_k, novelty_at_k
+from training.models import (
+    IALS,
+    IALSConfig,
+    Interactions,
+    Popularity,
+    PopularityConfig,
+    Ranker,
+    rank_users,
+)
+from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
+from training.models.neural import Synthetic
+from training.models.sequential import Sequential, SequentialConfig
+from training.models.two_tower import TwoTower, TwoTowerConfig
+
+GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
+SCHEMA = synthetic_event_schema("int64", "int64")
+WEIGHTS = (0.0, 0.03, 0.1, 0.3)
+PRIOR_WEIGHTS = (0.02, 0.05, 0.1)  # of what has a prior in its scores as the trial's model has
+CONFIDENCE = 20.0  # of a row against a pair without one, in `implicit`; in `ials` it is as much
+WINDOW_DAYS, BACKGROUND = 90, 0.01
+K = 20
+BOOTSTRAP = 1000
+SEGMENTS = ("all", "hidden", "warm")
+ARMS = ("real only", "+ synthetic", "+ placebo", "real upsampled")
+BATCH_USERS = 128
+MOST_HARM = -0.03
+Z_95 = 1.959964
+
+# A ranker for a prior and the users of its arm over those of real only.
+Trainer = Callable[[PopularityConfig, float], Ranker]
+
+
+class Confident(ImplicitALS):
+    """ALS by `implicit`, every row of a confidence in proportion to its weight."""
+
+    def fit(self, interactions: Interactions, *, seed: int) -> None:
+        """Learn from the rows at `CONFIDENCE` times their weight."""
+        super().fit(replace(interactions, weights=interactions.weights * CONFIDENCE), seed=seed)
+
+
+def two_tower(way: Synthetic) -> Trainer:
+    """Two towers, synthetic rows entering by `way`."""
+
+    def of(prior: PopularityConfig, growth: float) -> Ranker:
+        batch = BATCH_USERS if way == "pretrain" else round(BATCH_USERS * growth)
+        return TwoTower(TwoTowerConfig(prior=prior, epochs=5, batch=batch, synthetic=way))
+
+    return of
+
+
+def sequential(prior: PopularityConfig, growth: float) -> Ranker:
+    """Attention to the newest eight rows of a user; synthetic ones train a head of their own."""
+    batch = round(BATCH_USERS / 2 * growth)
+    return Sequential(
+        SequentialConfig(prior=prior, width=16, length=8, epochs=2, batch=batch, synthetic="head")
+    )
+
+
+TRAINERS: dict[str, Trainer] = {
+    "popularity": lambda prior, _: Popularity(prior),
+    "ials": lambda prior, _: IALS(IALSConfig(prior=prior)),
+    "implicit": lambda prior, _: Confident(
+        ImplicitALSConfig(prior=prior, sweeps=10, regularisation=5.0)
+    ),
+    "two-tower, head": two_tower("head"),
+    "two-tower, rows": two_tower("rows"),
+    "two-tower, pretrain": two_tower("pretrain"),
+    "sequential, head": sequential,
+}
+# The other ways in are tried on two targets.
+WAYS = ("two-tower, rows", "two-tower, pretrain")
+WAYS_ON = ("food", "electronics")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """The world as of a cut: what arms are made of, and whom they rank.
+
+    Attributes:
+        translator: draws the events.
+        admitted: (U,) the users who may get any.
+    """
+
+    events: TrainingEvents
+    test: Holdout
+    translator: Translator
+    admitted: NDArray[np.bool_]
+    prior: PopularityConfig
+
+    def draw(self, seed: int) -> tuple[pa.Table, pa.Table]:
+        """Synthetic events and their placebo as training rows of weight 1."""
+        config = ScalrConfig(seed=seed)
+        cut = self.prior.as_of
+        plan = plan_users(self.events, plan_rules(config, cut, decay_events=0.0))
+        plan = plan.filter(pa.array(self.admitted[self.events.users.codes(plan["user_id"])]))
+        one, other = (
+            draw_settings(config, batch_id=name, version=name, as_of=cut, label=name)
+            for name in ("verdict", "placebo")
+        )
+        drawn = draw_here(plan, self.translator, one, SCHEMA)
+        observed = observed_target(real_rows(self.events), self.translator)
+        how = refine_settings(config, as_of=cut, scale=1.0)
+        events = refine_here(drawn, observed, how, SCHEMA)
+        placebo = draw_placebo(events, plan, self.translator, other, SCHEMA)
+        return synthetic_rows(events), synthetic_rows(placebo)
+
+    def fitted(self, trainer: Trainer, added: pa.Table | None, more: float, seed: int) -> Ranker:
+        """Trained on the real rows, `more` of their weight, and what is added."""
+        real = real_rows(self.events)
+        rows = real if not more else scaled(real, 1.0 + more)
+        if added is not None:
+            rows = pa.concat_tables([rows, added.cast(rows.schema)])
+        data = code_rows(rows, self.events)
+        model = trainer(self.prior, users_of(data) / users_of(code_rows(real, self.events)))
+        model.fit(data, seed=seed)
+        return model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a trainer made of a direction.
+
+    Attributes:
+        weight: of a synthetic event, chosen on the validation window.
+        arms: by name.
+        lifts: of NDCG over real only, by arm and segment.
+    """
+
+    weight: float
+    arms: Mapping[str, ArmResult]
+    lifts: Mapping[str, Mapping[str, Interval]]
+
+
+def scaled(rows: pa.Table, by: float) -> pa.Table:
+    """The rows with their weights times `by`."""
+    at = rows.schema.get_field_index("sample_weight")
+    weights = pc.multiply(rows["sample_weight"], by)
+    return rows.set_column(at, rows.schema.field(at), weights)
+
+
+def users_of(data: Interactions) -> int:
+    """How many users have rows."""
+    return len(np.unique(data.rows))
+
+
+def benches(split: Split) -> tuple[Bench, Bench]:
+    """The validation window, some users stripped of their history, and the test."""
+    mix = Prior.fixed(WINDOW_DAYS, BACKGROUND).mix
+    fitted = fit_translator(
+        split.events,
+        validation_cut=split.validation_cut,
+        cutoff=split.cut,
+        grid=GRID,
+        mix=mix,
+        seed=0,
+    ).translator
+    stage = Stage.of(split.events, validation_cut=split.validation_cut, cutoff=split.cut, seed=0)
+    visible = stage.visible
+    outcomes = split.events.target.between(split.validation_cut, split.cut)
+    prior = PopularityConfig(as_of=split.cut, window_days=WINDOW_DAYS, background=BACKGROUND)
+    validation = Bench(
+        events=visible,
+        test=holdout(visible, outcomes.users, outcomes.items),
+        translator=translator_as_of(
+            visible, split.validation_cut, strength=fitted.strength, mix=mix
+        ),
+        admitted=stage.hidden,
+        prior=replace(prior, as_of=split.validation_cut),
+    )
+    everybody = np.ones(len(split.events.users), dtype=bool)
+    test = Bench(
+        events=split.events,
+        test=split.test,
+        translator=fitted,
+        admitted=everybody,
+        prior=prior,
+    )
+    return validation, test
+
+
+def chosen_weight(bench: Bench, trainer: Trainer, drawn: Sequence[pa.Table]) -> float:
+    """The least weight that is as good as the best on the window; a draw for each seed."""
+    warm = bench.test.segments["warm"]
+    likelihood = {
+        weight: np.mean(
+            [
+                likeliest(bench.fitted(trainer, at(rows, weight), 0.0, seed), bench.test)
+                for seed, rows in enumerate(drawn)
+            ],
+            axis=0,
+        )
+        for weight in WEIGHTS
+    }
+    real = likelihood[0.0]
+    for weight in WEIGHTS[1:]:
+        gain = likelihood[weight] - real
+        sys.stderr.write(f"  {weight}: {gain.mean():+.4f} nats, warm {gain[warm].mean():+.4f}\n")
+    harmless = [
+        weight
+        for weight, found in likelihood.items()
+        if (found - real)[warm].mean() + Z_95 * error((found - real)[warm]) >= 0
+    ]
+    best = max(harmless, key=lambda weight: float(likelihood[weight].mean()))
+    behind = {weight: likelihood[best] - likelihood[weight] for weight in harmless}
+    return min(weight for weight, gap in behind.items() if gap.mean() <= error(gap))
+
+
+def likeliest(model: Ranker, test: Holdout) -> NDArray[np.float64]:
+    """(B,) log-likelihood of the users' outcomes, under the weight of the prior that suits best."""
+    models = [model]
+    if isinstance(model, IALS):
+        models = [model.with_prior_weight(weight) for weight in PRIOR_WEIGHTS]
+    elif isinstance(model, ImplicitALS):
+        state = model.state()
+        models = []
+        for weight in PRIOR_WEIGHTS:
+            settings = replace(state.settings, prior_weight=weight)
+            models.append(ImplicitALS(settings))
+            models[-1].restore(replace(state, settings=settings))
+    found = [best_likelihood(one, test) for one in models]
+    return max(found, key=lambda likelihood: float(likelihood.mean()))
+
+
+def error(values: NDArray[np.float64]) -> float:
+    """The standard error of a mean."""
+    return float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def at(rows: pa.Table, weight: float) -> pa.Table | None:
+    """The rows at a weight, or none of them."""
+    return scaled(rows, weight) if weight else None
+
+
+def study(
+    bench: Bench, trainer: Trainer, weight: float, drawn: Sequence[tuple[pa.Table, pa.Table]]
+) -> Found:
+    """All arms of a trainer at a weight, a draw for each seed."""
+    test = bench.test
+    real_mass = len(bench.events.target)
+
+    def ranked(seed: int, added: pa.Table | None, more: float) -> NDArray[np.int64]:
+        model = bench.fitted(trainer, added, more, seed)
+        return rank_users(model, test.users, K, known=test.known, rankable=test.rankable)
+
+    tops: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ARMS}
+    for seed, (synthetic, placebo) in enumerate(drawn):
+        tops["real only"].append(ranked(seed, None, 0.0))
+        if not weight:
+            for name in ARMS[1:]:
+                tops[name].append(tops["real only"][-1])
+            continue
+        mass = weight * synthetic.num_rows
+        tops["+ synthetic"].append(ranked(seed, scaled(synthetic, weight), 0.0))
+        tops["+ placebo"].append(ranked(seed, scaled(placebo, weight), 0.0))
+        tops["real upsampled"].append(ranked(seed, None, mass / real_mass))
+    size = int(test.rankable.sum())
+    arms = {name: ArmResult.of(top, test.relevant, size) for name, top in tops.items()}
+    lifts = {name: ndcg_lifts(arms[name], arms["real only"], test) for name in ARMS[1:]}
+    return Found(weight=weight, arms=arms, lifts=lifts)
+
+
+def ndcg_lifts(arm: ArmResult, base: ArmResult, test: Holdout) -> dict[str, Interval]:
+    """What the NDCG of `arm` is over that of `base`, by segment."""
+    found = paired_lift(arm, base, test.segments, bootstrap=BOOTSTRAP, seed=0)
+    return {name: found[name][arm.metric_names[0]] for name in SEGMENTS}
+
+
+def held(found: Found) -> tuple[bool, bool, bool]:
+    """Whether hidden users gain above the placebo, no warm user is harmed, and all gain."""
+    lift, placebo = found.lifts["+ synthetic"], found.lifts["+ placebo"]
+    hidden, warm = lift["hidden"], lift["warm"]
+    return (
+        hidden.low > max(placebo["hidden"].estimate, 0.0),
+        warm.high >= 0 and warm.estimate >= MOST_HARM,
+        lift["all"].low > 0,
+    )
+
+
+def told(lift: Interval) -> str:
+    """A lift in per cent with its interval."""
+    return f"{100 * lift.estimate:+.0f} % [{100 * lift.low:.0f}, {100 * lift.high:.0f}]"
+
+
+def line(name: str, found: Found, test: Holdout) -> str:
+    """A row of the first table."""
+    arm = found.arms["real only"]
+    means = summarise(arm, test.segments)
+    ndcg = [f"{means[part][arm.metric_names[0]]:.4f}" for part in ("hidden", "warm")]
+    synthetic = found.lifts["+ synthetic"]
+    cells = [
+        name,
+        f"{found.weight:g}",
+        " / ".join(ndcg),
+        *(told(found.lifts[each]["hidden"]) for each in ARMS[1:]),
+        told(synthetic["warm"]),
+        told(synthetic["all"]),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def other_line(name: str, found: Found, test: Holdout, shares: NDArray[np.float64]) -> str:
+    """A row of the second table: what each arm recommends to all users."""
+    cells = [name]
+    arms = list(found.arms.values())
+    means = [summarise(arm, test.segments)["all"] for arm in arms]
+    _, recall, coverage = arms[0].metric_names
+    cells.append(" / ".join(f"{mean[recall]:.4f}" for mean in means))
+    cells.append(
+        " / ".join(
+            f"{np.mean([mrr_at_k(top, test.relevant).mean() for top in arm.top]):.4f}"
+            for arm in arms
+        )
+    )
+    cells.append(" / ".join(f"{100 * mean[coverage]:.1f}" for mean in means))
+    cells.append(
+        " / ".join(
+            f"{np.mean([gini_at_k(top, arm.catalogue_size) for top in arm.top]):.3f}"
+            for arm in arms
+        )
+    )
+    cells.append(
+        " / ".join(f"{np.mean([novelty_at_k(top, shares) for top in arm.top]):.1f}" for arm in arms)
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+HEADER = (
+    "| trainer | weight | real only, hidden / warm | lift, hidden | placebo's lift, hidden "
+    "| upsampled's lift, hidden | lift, warm | lift, all |\n" + "|---" * 8 + "|"
+)
+OTHER_HEADER = (
+    f"\n{' / '.join(ARMS)}, all users:\n\n"
+    "| trainer | Recall@20 | MRR@20 | coverage@20, % | Gini | novelty, bits |\n" + "|---" * 6 + "|"
+)
+
+
+def say(text: str) -> None:
+    """Print at once: a direction takes minutes."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print two tables per direction, and how often what is asked holds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", help="a target domain; default: all four directions")
+    parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")
+    parser.add_argument("--weight", type=float, help="instead of the one that validation chooses")
+    asked = parser.parse_args(argv)
+    names = asked.trainers.split(";") if asked.trainers else list(TRAINERS)
+    results: list[tuple[bool, bool, bool]] = []
+    for data, source, target in DIRECTIONS:
+        if asked.only and asked.only != target:
+            continue
+        split = read_split(asked.data, data, [source], target)
+        validation, test = benches(split)
+        on_window = [validation.draw(seed)[0] for seed in range(asked.seeds)]
+        drawn = [test.draw(seed) for seed in range(asked.seeds)]
+        counts = np.bincount(split.events.target.items, minlength=len(split.test.rankable))
+        sizes = split.test.sizes
+        say(f"\n**{source} → {target}** ({sizes['all']:,} test users)\n\n{HEADER}")
+        others = []
+        for name in names:
+            if not asked.trainers and name in WAYS and target not in WAYS_ON:
+                continue
+            sys.stderr.write(f"{target}, {name}\n")
+            trainer = TRAINERS[name]
+            weight = asked.weight
+            if weight is None:
+                weight = chosen_weight(validation, trainer, on_window)
+            found = study(test, trainer, weight, drawn)
+            say(line(name, found, split.test))
+            others.append(other_line(name, found, split.test, counts / counts.sum()))
+            results.append(held(found))
+        say(OTHER_HEADER)
+        say("\n".join(others))
+    above, harmless, gain = (sum(each) for each in zip(*results, strict=True))
+    say(
+        f"\nOf {len(results)} rows: hidden users gain above the placebo in {above}, warm users are "
+        f"not harmed in {harmless}, all users gain in {gain}."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

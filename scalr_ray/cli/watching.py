@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from scalr_ray.cli.session import Session, pass_session
-from scalr_ray.cli.tables import new_table, plain, print_table
+from scalr_ray.cli.tables import new_table, print_table
+from scalr_ray.core.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -13,6 +13,7 @@ OUT = ./scalr-demo
 DATA =
 ARGS =
 TIMES = 20
+TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 # They reach the recipe through its environment, where a path with spaces stays one word.
 export EVENTS SOURCE TARGET OUT DATA
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -36,7 +37,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench real truth nodes fuzz lint types imports check format lock clean
+.PHONY: help install demo test compare bench real truth nodes fuzz audit sbom licences lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +93,24 @@ fuzz: install ## hostile files, settings and checkpoints, by many more examples;
 	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \
 		tests/unit tests/integration/lake $(ARGS)
 
+audit: .tools/.installed ## known weaknesses of what is locked; asks a service on the network
+	@# --strict: where the service does not know a package, or does not answer, nothing was audited
+	.tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off
+
+sbom: .tools/.installed ## write sbom.json: what is locked, as CycloneDX
+	.tools/bin/cyclonedx-py requirements requirements.lock --output-format JSON --output-file sbom.json
+
+licences: install ## list what is locked with its licences
+	@$(BIN)/python -m tests.support.licences
+
+# Apart from .venv: what looks at the lock is not in it.
+.tools/.installed: Makefile
+	@$(find_python); \
+	set -e; \
+	"$$python" -m venv .tools; \
+	.tools/bin/python -m pip install --quiet $(TOOLS); \
+	touch $@
+
 lint: install ## check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -124,6 +143,6 @@ lock: ## resolve pyproject.toml afresh into requirements.lock
 	cp "$$new/lock" requirements.lock
 
 clean: ## remove .venv, caches and build output; results of demos stay
-	rm -rf .venv build dist scalr.egg-info .coverage \
+	rm -rf .venv .tools sbom.json build dist scalr.egg-info .coverage \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find feature_repo scalr_ray tests training -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -13,6 +13,8 @@ OUT = ./scalr-demo
 DATA =
 ARGS =
 TIMES = 20
+LOAD = 5
+ROUNDS = 200
 TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 # They reach the recipe through its environment, where a path with spaces stays one word.
 export EVENTS SOURCE TARGET OUT DATA
@@ -37,7 +39,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test compare bench real truth nodes fuzz audit sbom licences lint types imports check format lock clean
+.PHONY: help install demo test compare bench real truth nodes load soak fuzz audit sbom licences lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -88,6 +90,14 @@ truth: install ## the learned likelihood against the true one, in simulated worl
 
 nodes: install ## train and generate on clusters that lose nodes; minutes
 	$(BIN)/python -m pytest --quiet tests/integration/train_ray_nodes.py tests/integration/generate_ray_nodes.py
+
+load: install ## twenty readers and four publishers at once, LOAD= times as long as the tests; minutes
+	SCALR_TEST_LOAD=$(LOAD) $(BIN)/python -m pytest --quiet --timeout=3600 \
+		tests/integration/test_readers_publishers.py
+
+soak: install ## a simulated year of ROUNDS= runs with late events, retirements, erasures, kills; hours
+	SCALR_TEST_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest --quiet --capture=no \
+		tests/integration/simulated_year.py
 
 fuzz: install ## hostile files, settings and checkpoints, by many more examples; TIMES=20
 	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \

@@ -13,6 +13,9 @@ OUT = ./scalr-demo
 DATA =
 ARGS =
 TIMES = 20
+LOAD = 5
+ROUNDS = 200
+TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
 # They reach the recipe through its environment, where a path with spaces stays one word.
 export EVENTS SOURCE TARGET OUT DATA
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -36,7 +39,8 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test compare bench real truth nodes fuzz lint types imports check format lock clean
+.PHONY: help install demo up down test compare bench real truth nodes load soak fuzz audit sbom licences
+.PHONY: lint types imports check format lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -90,6 +94,14 @@ truth: install ## likelihood against the truth, and false alarms of the verdict,
 nodes: install ## train, generate, backfill and join on clusters that lose nodes; minutes
 	$(BIN)/python -m pytest --quiet tests/integration/*_ray_nodes.py tests/contract/asof_ray_nodes.py
 
+load: install ## twenty readers and four publishers at once, LOAD= times as long as the tests; minutes
+	SCALR_TEST_LOAD=$(LOAD) $(BIN)/python -m pytest --quiet --timeout=3600 \
+		tests/integration/test_readers_publishers.py
+
+soak: install ## a simulated year of ROUNDS= runs with late events, retirements, erasures, kills; hours
+	SCALR_TEST_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest --quiet --capture=no \
+		tests/integration/simulated_year.py
+
 fuzz: install ## hostile files, settings and checkpoints, by many more examples; TIMES=20
 	SCALR_TEST_FUZZ=$(TIMES) $(BIN)/python -m pytest --quiet --timeout=3600 --numprocesses=2 -k hostile \
 		tests/unit tests/integration/lake $(ARGS)
@@ -100,6 +112,24 @@ up: ## PostgreSQL, S3 and a Ray cluster in containers, with secrets of their own
 
 down: ## end them; what they hold stays, unless ARGS=--volumes
 	docker compose --file infra/compose.yaml --profile '*' down $(ARGS)
+
+audit: .tools/.installed ## known weaknesses of what is locked; asks a service on the network
+	@# --strict: where the service does not know a package, or does not answer, nothing was audited
+	.tools/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict --progress-spinner off
+
+sbom: .tools/.installed ## write sbom.json: what is locked, as CycloneDX
+	.tools/bin/cyclonedx-py requirements requirements.lock --output-format JSON --output-file sbom.json
+
+licences: install ## list what is locked with its licences
+	@$(BIN)/python -m tests.support.licences
+
+# Apart from .venv: what looks at the lock is not in it.
+.tools/.installed: Makefile
+	@$(find_python); \
+	set -e; \
+	"$$python" -m venv .tools; \
+	.tools/bin/python -m pip install --quiet $(TOOLS); \
+	touch $@
 
 lint: install ## check style and formatting
 	$(BIN)/ruff check .
@@ -133,6 +163,6 @@ lock: ## resolve pyproject.toml afresh into requirements.lock
 	cp "$$new/lock" requirements.lock
 
 clean: ## remove .venv, caches and build output; results of demos stay
-	rm -rf .venv build dist scalr.egg-info .coverage \
+	rm -rf .venv .tools sbom.json build dist scalr.egg-info .coverage \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find feature_repo scalr_ray tests training -type d -name __pycache__ -prune -exec rm -rf {} +

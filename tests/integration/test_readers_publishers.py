@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections import Counter
@@ -25,8 +26,9 @@ pytestmark = OPENS_FEAST
 
 DEFINITIONS = Path(__file__).parents[2] / "feature_repo"
 IDS = IdTypes()
-READERS, PULLS = 20, 3
-PUBLISHERS, EACH = 4, 6
+_TIMES = int(os.environ.get("SCALR_TEST_LOAD", "1"))  # `make load` takes more
+READERS, PULLS = 20, 3 * _TIMES
+PUBLISHERS, EACH = 4, 6 * _TIMES
 ROWS = 40
 LATER = NOON + timedelta(days=30)
 
@@ -81,7 +83,7 @@ def publish(repo: Path, publisher: int) -> None:
 def retire(repo: Path, publisher: int) -> int:
     """Take back every second batch of a publisher as it appears; how many."""
     wanted = {batch_of(publisher, number) for number in range(0, EACH, 2)}
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 240 * _TIMES
     retired = 0
     with SyntheticEventLake.open(Layout.of(repo), IDS) as lake:
         while wanted and time.monotonic() < deadline:

@@ -33,11 +33,11 @@ SETTINGS = (
 )
 
 
-def small_log(*, users: int = 120, seed: int = 0) -> pa.Table:
+def small_log(*, users: int = 120, days: int = 150, seed: int = 0) -> pa.Table:
     """The events of two source domains and a target, in the columns of a log; a third is late."""
     events = World.generate(
         WorldConfig(
-            users=users, source_items=30, target_items=40, days=150, latent=4, genres=6,
+            users=users, source_items=30, target_items=40, days=days, latent=4, genres=6,
             source_domains=("books", "games"), target_domain="films", transfer=1.0, sharpness=6.0,
             overlap_frac=0.85, late_frac=0.3, source_events_per_user=12.0,
             target_events_per_user=16.0, launch_frac=0.1, seed=seed,

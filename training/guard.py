@@ -74,17 +74,18 @@ def check_published(store: FeatureStore, view: str, rows: pa.Table, as_of: datet
     )
 
 
-def check_distinct(rows: pa.Table) -> None:
-    """Check that no event id is there twice.
+def check_distinct(ids: pa.Array) -> None:
+    """Check that no event id is there twice; they are in order.
 
     Raises:
         DataError: names one that is.
     """
-    counts = pc.value_counts(rows["event_id"])
-    twice = counts.filter(pc.greater(pc.struct_field(counts, "counts"), 1))
+    same = pc.equal(ids[1:], ids[:-1])
+    none = pc.and_(pc.is_null(ids[1:]), pc.is_null(ids[:-1]))
+    twice = ids[1:].filter(pc.or_(pc.fill_null(same, fill_value=False), none))
     if len(twice):
         raise DataError(
-            f"event {twice[0]['values']} is there twice; a synthetic event must have an id of its "
+            f"event {twice[0]} is there twice; a synthetic event must have an id of its "
             "own, so retire its batch"
         )
 

@@ -77,6 +77,7 @@ def describe(
     mix: dict[str, Any],
     trial: bool,
     inputs: Mapping[str, Any],
+    ids: pa.Array,
 ) -> dict[str, Any]:
     """Plain JSON values; equal manifests mean the same events under the same question.
 
@@ -88,6 +89,7 @@ def describe(
         mix: the fields of the mix.
         trial: whether the synthetic rows are staged rather than published.
         inputs: what was read, as `Inputs.to_json` tells it.
+        ids: of the rows, as `sorted_ids` gives them.
     """
     return {
         "service": service,
@@ -98,8 +100,14 @@ def describe(
         "trial": trial,
         "feature_views": sorted(feature_views),
         **inputs,
-        **_content(rows, label="label"),
+        **_content(rows, label="label", ids=ids),
     }
+
+
+def sorted_ids(event_ids: pa.ChunkedArray) -> pa.Array:
+    """The ids in order, in buffers that hold nothing else; fast where they come in sorted runs."""
+    ids = event_ids.cast(pa.large_string()).combine_chunks()
+    return ids.take(pc.sort_indices(ids))
 
 
 def revised(
@@ -123,7 +131,7 @@ def revised(
     }
     return {
         **manifest,
-        **_content(rows, label=_label_column(manifest)),
+        **_content(rows, label=_label_column(manifest), ids=sorted_ids(rows["event_id"])),
         "revisions": [*manifest.get("revisions", []), revision],
     }
 
@@ -146,7 +154,7 @@ def part_of(
     return {
         **manifest,
         **{name: moment.isoformat() for name, moment in times.items()},
-        **_content(rows, label=_label_column(manifest)),
+        **_content(rows, label=_label_column(manifest), ids=sorted_ids(rows["event_id"])),
         "split": dict(split),
     }
 
@@ -172,7 +180,7 @@ def _label_column(manifest: Mapping[str, Any]) -> str:
     return str(manifest.get("mix", {}).get("label_column", "label"))
 
 
-def _content(rows: pa.Table, *, label: str) -> dict[str, Any]:
+def _content(rows: pa.Table, *, label: str, ids: pa.Array) -> dict[str, Any]:
     """What is in the rows: real and synthetic events, and negatives, which are no events."""
     synthetic = rows.filter(rows["is_synthetic"])
     batches = pc.value_counts(synthetic["batch_id"]).to_pylist()
@@ -185,14 +193,12 @@ def _content(rows: pa.Table, *, label: str) -> dict[str, Any]:
             for batch in sorted(batches, key=lambda batch: str(batch["values"]))
         },
         "negatives": negatives,
-        "events_fingerprint": _fingerprint(rows["event_id"]),
+        "events_fingerprint": _fingerprint(ids),
     }
 
 
-def _fingerprint(event_ids: pa.ChunkedArray) -> str:
-    """A hash of a set of ids, in whatever order; of their bytes, for they may be millions."""
-    ids = event_ids.cast(pa.large_string()).combine_chunks()
-    ids = ids.take(pc.sort_indices(ids))  # a copy: nothing else lies in its buffers
+def _fingerprint(ids: pa.Array) -> str:
+    """A hash of a set of ids, which are in order; of their bytes, for they may be millions."""
     _, ends, text = ids.buffers()
     digest = hashlib.sha256()
     if len(ids):

@@ -25,7 +25,7 @@ from training.dataset import MixedDataset
 from training.durable import as_parquet
 from training.guard import check_clocks, check_distinct, check_lineage, check_published
 from training.inputs import Inputs
-from training.manifest import describe
+from training.manifest import describe, sorted_ids
 from training.mix import Mix, Negatives
 from training.mixing import SOURCE_EVENT, chosen, wanted
 from training.negatives import drawn, given
@@ -113,8 +113,9 @@ def build_mixed_dataset(
         rows = _mixed(rows, _staged(pinned.store, trial, window, mix), mix)
     elif takes_synthetic:
         rows = _mixed(rows, _published(pinned, window, mix, like=rows), mix)
+    ids = sorted_ids(rows["event_id"])  # before they are put in order of time: in sorted runs
+    check_distinct(ids)
     rows = rows.sort_by([(EVENT_TIMESTAMP, "ascending"), ("event_id", "ascending")])
-    check_distinct(rows)
     check_clocks(rows, window.as_of)
     check_lineage(rows)
     if published:
@@ -129,6 +130,7 @@ def build_mixed_dataset(
         mix=mix.to_json(),
         trial=trial is not None,
         inputs=before.to_json(after),
+        ids=ids,
     )
     return MixedDataset(table=table, manifest=manifest, store=store)
 

@@ -90,13 +90,13 @@ class Window:
         """The events that are visible as of T: the rule of `scalr_ray.core.clock` in Arrow."""
         cut = pa.scalar(self.as_of, TIMESTAMP)
         happened = pc.less(events[EVENT_TIMESTAMP], cut)
-        return events.filter(pc.and_(happened, pc.less_equal(events[AVAILABLE_AT], cut)))
+        return _kept(events, pc.and_(happened, pc.less_equal(events[AVAILABLE_AT], cut)))
 
     def inside(self, events: pa.Table) -> pa.Table:
         """The events from `start` to `stop`."""
         begun = pc.greater_equal(events[EVENT_TIMESTAMP], pa.scalar(self.start, TIMESTAMP))
         ended = pc.greater_equal(events[EVENT_TIMESTAMP], pa.scalar(self.stop, TIMESTAMP))
-        return events.filter(pc.and_not(begun, ended))
+        return _kept(events, pc.and_not(begun, ended))
 
 
 def pull(store: FeatureStore, view: str, features: Sequence[str], window: Window) -> pa.Table:
@@ -189,4 +189,11 @@ def _latest_versions(events: pa.Table) -> pa.Table:
     ids = ordered["event_id"].combine_chunks()
     first = np.ones(len(ids), dtype=np.bool_)
     first[1:] = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    return ordered.filter(pa.array(first))
+    return _kept(ordered, pa.array(first))
+
+
+def _kept(events: pa.Table, wanted: pa.Array | pa.ChunkedArray) -> pa.Table:
+    """The wanted events, without a copy where that is all."""
+    if pc.all(wanted, skip_nulls=False).as_py():
+        return events
+    return events.filter(wanted)

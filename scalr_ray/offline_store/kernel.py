@@ -12,6 +12,10 @@ so far can ever be the answer; the others are dropped, by one window over one so
 one row per (key, vis), and within a key the later row is always the better one, so that a single
 ASOF LEFT JOIN on `vis <= t` finds the answer. The time to live is applied afterwards: when the best
 row has expired, every other visible row, being older, has too.
+
+Keys are joined by code: the distinct values of each key of the entity rows are numbered, feature
+rows take over the numbers, and those whose value is not among them drop out. What is sorted is then
+numbers, which takes two thirds of the time of text.
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ from scalr_ray.core.duck import quote_name
 from scalr_ray.core.errors import UsageError
 
 ENTITY_ROWS = "entity_rows"
+ENTITY_KEYS = "entity_keys"
 _MICROSECOND = timedelta(microseconds=1)
 _BEFORE_ALL = -(2**63)
 
@@ -81,22 +86,43 @@ def as_of_join(
     # DuckDB's ASOF join matches a null on the left, hence a moment before every other instead
     moments = times.cast(pa.int64()).fill_null(_BEFORE_ALL)
     rows = {"row": pa.array(np.arange(len(times))), "t": moments}
-    rows |= {f"k{place}": column for place, column in enumerate(keys)}
-    session.register(ENTITY_ROWS, pa.table(rows))
+    relations = {}
+    for place, column in enumerate(keys):
+        rows[f"k{place}"], relations[f"{ENTITY_KEYS}_{place}"] = _coded(column)
+    relations[ENTITY_ROWS] = pa.table(rows)
+    for name, table in relations.items():
+        session.register(name, table)
     # DuckDB takes registered Arrow data for tiny and would fall back to a nested loop: 18 s
     # instead of 0.1 s for 80 thousand rows against 400 thousand.
     session.execute("SET asof_loop_join_threshold = 0")
     try:
         return session.sql(as_of_join_sql(join)).to_arrow_table()
     finally:
-        session.unregister(ENTITY_ROWS)
+        for name in relations:
+            session.unregister(name)
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.Table]:
+    """A code for each value, null for null; and `code, value`."""
+    if pa.types.is_nested(column.type):  # Arrow cannot number these: each row is its own value
+        codes = pa.array(np.arange(len(column)))
+        return pa.chunked_array([codes]), pa.table({"code": codes, "value": column})
+    coded = column.dictionary_encode().unify_dictionaries()
+    if not coded.num_chunks:
+        codes, values = pa.nulls(0, pa.int32()), pa.nulls(0, column.type)
+        return pa.chunked_array([codes]), pa.table({"code": codes, "value": values})
+    values = coded.chunk(0).dictionary
+    numbers = pa.array(np.arange(len(values), dtype=np.int32))
+    codes = pa.chunked_array([chunk.indices for chunk in coded.chunks])
+    return codes, pa.table({"code": numbers, "value": values})
 
 
 def as_of_join_sql(join: AsOfJoin) -> str:
-    """The statement behind `as_of_join`; it reads `entity_rows(row, t, k0, k1, ...)`.
+    """The statement behind `as_of_join`.
 
-    There, t is in microseconds since 1970. Columns are renamed by place (`k0`, `f0`), so that no
-    name in the data can clash.
+    It reads `entity_rows(row, t, k0, k1, ...)`, where t is in microseconds since 1970, and for each
+    key `entity_keys_0(code, value)`, which says what the codes stand for. Columns are renamed by
+    place (`k0`, `f0`), so that no name in the data can clash.
     """
     key_names = [f"k{place}" for place in range(len(join.keys))]
     same_key = " AND ".join(f"entity.{key} = best.{key}" for key in key_names)
@@ -118,7 +144,7 @@ ORDER BY entity.row"""
 def _visible_sql(join: AsOfJoin) -> str:
     """Feature rows of the wanted keys, times in microseconds, with the moment they appear."""
     selected = [
-        *(f"{_feature(key)} AS k{place}" for place, key in enumerate(join.keys)),
+        *(f"wanted_{place}.code AS k{place}" for place in range(len(join.keys))),
         *(f"{_feature(name)} AS f{place}" for place, name in enumerate(join.columns)),
         f"{_event_time_sql(join)} AS ts",
         f"{_created_sql(join)} AS created",
@@ -128,13 +154,13 @@ def _visible_sql(join: AsOfJoin) -> str:
     if join.cut_off and join.created:
         # greatest() ignores nulls: a row that was never recorded must be dropped, not let through
         present.append(join.created)
-    wanted = " AND ".join(
-        f"{_feature(key)} = wanted.k{place}" for place, key in enumerate(join.keys)
+    wanted = "".join(
+        f" JOIN {ENTITY_KEYS}_{place} AS wanted_{place} ON {_feature(key)} = wanted_{place}.value"
+        for place, key in enumerate(join.keys)
     )
-    semi = f" SEMI JOIN {ENTITY_ROWS} AS wanted ON {wanted}" if wanted else ""
     return (
         f"  SELECT {', '.join(selected)}\n"
-        f"  FROM {quote_name(join.relation)} AS feature{semi}\n"
+        f"  FROM {quote_name(join.relation)} AS feature{wanted}\n"
         f"  WHERE {' AND '.join(f'{_feature(name)} IS NOT NULL' for name in present)}"
     )
 

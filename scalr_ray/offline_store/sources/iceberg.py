@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # pyiceberg decodes the files of one call side by side and holds them until they are taken: two
 # keep both cores of a small machine busy, and the rest of the table stays on disk.
 _FILES_AT_ONCE = 2
+# As many may be held as Arrow, which saves DuckDB a copy of them.
+_HELD_ROWS = 1_000_000
 _PIECE = "iceberg_piece"
 
 
@@ -67,15 +69,20 @@ class IcebergRows:
             return sum(int(task.file.record_count) for task in self.scan.plan_files())
 
     def open(self, session: duckdb.DuckDBPyConnection, name: str) -> None:
-        """Copy the rows, a few files at a time, into the relation `name`, which DuckDB can spill.
+        """Make the rows readable as the relation `name`.
+
+        Many are copied, a few files at a time, into a table that DuckDB can spill.
 
         Raises:
             DataError: a file of the snapshot is gone or cannot be read.
         """
         schema, target = self.schema, quote_name(name)
-        _feed(session, f"CREATE OR REPLACE TEMP TABLE {target} AS FROM", schema.empty_table())
         with _files_of(self.name):
             tasks = list(self.scan.plan_files())
+            if sum(int(task.file.record_count) for task in tasks) <= _HELD_ROWS:
+                session.register(name, pa.Table.from_batches(self._read(tasks, schema), schema))
+                return
+            _feed(session, f"CREATE OR REPLACE TEMP TABLE {target} AS FROM", schema.empty_table())
             for start in range(0, len(tasks), _FILES_AT_ONCE):
                 found = self._read(tasks[start : start + _FILES_AT_ONCE], schema)
                 _feed(session, f"INSERT INTO {target} FROM", pa.Table.from_batches(found, schema))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scalr_ray.core.errors import DataError, LeakageError, UsageError
 from scalr_ray.core.events import WEIGHT_FACTORS, synthetic_event_schema
 from training.guard import check_clocks, check_distinct, check_lineage
+from training.manifest import sorted_ids
 from training.mixed import Mix
 from training.selection import Window, as_rows, of_batches, thinned
 
@@ -145,7 +146,7 @@ def test_rows_that_could_have_been_known_pass_the_guard():
     sound = rows({}, {"event_timestamp": T0 - TICK}, {"train_cutoff": T0})
     check_clocks(sound, T0)
     check_lineage(sound)
-    check_distinct(sound)
+    check_distinct(sorted_ids(sound["event_id"]))
 
 
 @pytest.mark.parametrize(
@@ -174,4 +175,9 @@ def test_an_event_older_than_its_translator_is_a_leak():
 
 def test_an_id_that_is_there_twice_is_refused():
     with pytest.raises(DataError, match="e0 is there twice"):
-        check_distinct(rows({}, {"event_id": "e0"}))
+        check_distinct(sorted_ids(rows({}, {"event_id": "e0"}, {"event_id": "a"})["event_id"]))
+
+
+def test_an_id_that_is_lacking_twice_is_refused():
+    with pytest.raises(DataError, match="None is there twice"):
+        check_distinct(pa.array(["e0", None, None]))

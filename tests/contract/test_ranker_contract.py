@@ -270,5 +270,5 @@ def test_going_on_with_other_rows_is_refused(name):
 
 def test_a_file_that_is_no_state_is_refused(tmp_path):
     (tmp_path / "ranker").write_bytes(b"not at all")
-    with pytest.raises(DataError, match="holds no state"):
+    with pytest.raises(DataError, match="is unreadable"):
         State.read(tmp_path / "ranker")

@@ -98,12 +98,14 @@ def retire(repo: Path, publisher: int) -> int:
 def pull(repo: Path, _reader: int) -> list[tuple[int | None, dict[str, int]]]:
     """Snapshot and rows by batch of each of some training sets."""
     from scalr_ray.offline_store import open_feature_store
+    from scalr_ray.offline_store.feature_store import close_feature_store
     from training import build_mixed_dataset
 
     seen = []
     for _ in range(PULLS):
+        store = open_feature_store(repo)
         dataset = build_mixed_dataset(
-            open_feature_store(repo),
+            store,
             service="mixed_training_v1",
             start=datetime(2026, 1, 1, tzinfo=UTC),
             end=LATER,
@@ -112,6 +114,7 @@ def pull(repo: Path, _reader: int) -> list[tuple[int | None, dict[str, int]]]:
         rows = dataset.to_arrow()
         batches = Counter(batch for batch in rows["batch_id"].to_pylist() if batch is not None)
         seen.append((dataset.manifest["snapshot_id"], dict(batches)))
+        close_feature_store(store)  # a server has so many connections, and no more
     return seen
 
 

@@ -114,7 +114,7 @@ def sequential(prior: PopularityConfig, growth: float) -> Ranker:
     """Attention to the newest eight rows of a user; synthetic ones train a head of their own."""
     batch = round(BATCH_USERS / 2 * growth)
     return Sequential(
-        SequentialConfig(prior=prior, width=16, length=8, epochs=2, batch=batch, synthetic="head")
+        SequentialConfig(prior=prior, width=16, length=8, epochs=5, batch=batch, synthetic="head")
     )
 
 

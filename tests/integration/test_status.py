@@ -216,6 +216,15 @@ def test_it_loads_neither_feast_nor_ray(tmp_path):
     assert done.stdout.splitlines()[-1] == "0 []"
 
 
+@pytest.fixture(name="heeding_control_c")
+def heeding_control_c_fixture():
+    """Processes that are started heed Ctrl-C, even where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heeding_control_c")
 def test_watching_ends_with_control_c(tmp_path):
     repo = quick_repo(tmp_path)
     command = [sys.executable, "-m", "scalr_ray.cli.main", "--repo", str(repo), "--json", "watch"]

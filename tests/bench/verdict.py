@@ -58,6 +58,7 @@ from scalr_ray.jobs.trial import Stage
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
 from scalr_ray.translator import Translator
 from tests.bench.amazon import DIRECTIONS, Split, read_split
+from tests.bench.directions import interval, say
 from training.bootstrap import Interval
 from training.lift import ArmResult, paired_lift, summarise
 from training.metrics import gini_at_k, mrr_at_k, novelty_at_k
@@ -334,11 +335,6 @@ def held(found: Found) -> tuple[bool, bool, bool]:
     )
 
 
-def told(lift: Interval) -> str:
-    """A lift in per cent with its interval."""
-    return f"{100 * lift.estimate:+.0f} % [{100 * lift.low:.0f}, {100 * lift.high:.0f}]"
-
-
 def line(name: str, found: Found, test: Holdout) -> str:
     """A row of the first table."""
     arm = found.arms["real only"]
@@ -349,9 +345,9 @@ def line(name: str, found: Found, test: Holdout) -> str:
         name,
         f"{found.weight:g}",
         " / ".join(ndcg),
-        *(told(found.lifts[each]["hidden"]) for each in ARMS[1:]),
-        told(synthetic["warm"]),
-        told(synthetic["all"]),
+        *(interval(found.lifts[each]["hidden"]) for each in ARMS[1:]),
+        interval(synthetic["warm"]),
+        interval(synthetic["all"]),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -390,12 +386,6 @@ OTHER_HEADER = (
     f"\n{' / '.join(ARMS)}, all users:\n\n"
     "| trainer | Recall@20 | MRR@20 | coverage@20, % | Gini | novelty, bits |\n" + "|---" * 6 + "|"
 )
-
-
-def say(text: str) -> None:
-    """Print at once: a direction takes minutes."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

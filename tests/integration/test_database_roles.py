@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from pulled_sets import (  # noqa: F401 - a fixture
     batches,
     build,
     open_store,
+    record_batches,
     rows_of,
     stores_are_closed,
     write_repo,
@@ -58,30 +58,10 @@ def owner(postgres_database: Database, tmp_path_factory) -> Iterator[Layout]:
 
 
 def _fill(layout: Layout) -> None:
-    with SyntheticEventLake.open(layout, IDS) as lake, Ledger(layout.database_url) as ledger:
-        with ledger.running("generate", {}, "c", 0) as run:
-            ledger.add_translator(
-                version="v1",
-                run_id=run.run_id,
-                kind="frequency",
-                train_cutoff=NOON,
-                config_fingerprint="c",
-                data_fingerprint="d",
-                metrics={},
-                path="translators/v1",
-            )
+    record_batches(layout, b1=BatchState.PUBLISHED, b2=BatchState.ACCEPTED)
+    with SyntheticEventLake.open(layout, IDS) as lake:
         for batch_id in ("b1", "b2"):
             lake.write_staged(batch_id, rows_of(batch_id))
-            ledger.add_batch(
-                batch_id=batch_id,
-                run_id=run.run_id,
-                translator_version="v1",
-                as_of=NOON,
-                rows=ROWS,
-            )
-            steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED]
-            for expected, to in pairwise(steps[: 3 if batch_id == "b1" else 2]):
-                ledger.move_batch(batch_id, expected=expected, to=to)
         lake.publish("b1")
 
 

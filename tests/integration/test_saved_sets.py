@@ -23,7 +23,7 @@ from pulled_sets import (  # noqa: F401 - the fixtures
     layout_fixture,
     open_store,
     publish,
-    record_retired,
+    record_batches,
     repo_fixture,
     store_fixture,
     stores_are_closed,
@@ -37,7 +37,7 @@ from scalr_ray import Scalr
 from scalr_ray.core.errors import DataError, UsageError
 from scalr_ray.core.subjects import SubjectKey
 from scalr_ray.lake import SyntheticEventLake
-from scalr_ray.ledger import Ledger
+from scalr_ray.ledger import BatchState, Ledger
 from training import Mix, MixedDataset
 from training.saved import diff, erase_users, load, names, remove, rows, rows_of_users
 from training.streams import torch_stream
@@ -105,7 +105,7 @@ class TestSaved:
         dataset.save("a")
         with SyntheticEventLake.open(layout, IDS) as lake:
             lake.retire("b1")
-        record_retired(layout, "b1", "it was drawn from bots")
+        record_batches(layout, "it was drawn from bots", b1=BatchState.RETIRED)
         back = load(store, "a")
         assert content(back) == content(dataset)
         (note,) = back.notes
@@ -383,7 +383,7 @@ def test_it_all_works_on_either_database(tmp_path, database_url):
     publish(layout, "b2")
     with SyntheticEventLake.open(layout, IDS) as lake:
         lake.retire("b1")
-    record_retired(layout, "b1", "bots")
+    record_batches(layout, "bots", b1=BatchState.RETIRED)
     pin = dataset.manifest["snapshot_id"]
     assert content(build(store, snapshot_id=pin)) == content(load(store, "a"))
     assert erase(layout, ERASED) == {"a": 13}

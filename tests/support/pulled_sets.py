@@ -148,8 +148,9 @@ def traces(folder: Path, text: str) -> list[Path]:
     ]
 
 
-def record_retired(layout: Layout, batch_id: str, why: str) -> None:
-    """What the ledger says of a batch that was published and taken back."""
+def record_batches(layout: Layout, why: str = "", **states: BatchState) -> None:
+    """What the ledger says of batches, by id: each has come to its state by way of all before."""
+    steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED, BatchState.RETIRED]
     with Ledger(layout.database_url) as ledger:
         with ledger.running("generate", {}, "c", 0) as run:
             ledger.add_translator(
@@ -162,16 +163,17 @@ def record_retired(layout: Layout, batch_id: str, why: str) -> None:
                 metrics={},
                 path="translators/v1",
             )
-            ledger.add_batch(
-                batch_id=batch_id,
-                run_id=run.run_id,
-                translator_version="v1",
-                as_of=NOON,
-                rows=ROWS,
-            )
-        steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED, BatchState.RETIRED]
-        for expected, to in pairwise(steps):
-            ledger.move_batch(batch_id, expected=expected, to=to, reason=why)
+            for batch_id in states:
+                ledger.add_batch(
+                    batch_id=batch_id,
+                    run_id=run.run_id,
+                    translator_version="v1",
+                    as_of=NOON,
+                    rows=ROWS,
+                )
+        for batch_id, state in states.items():
+            for expected, to in pairwise(steps[: steps.index(state) + 1]):
+                ledger.move_batch(batch_id, expected=expected, to=to, reason=why)
 
 
 def erase(layout: Layout, *users: str, why: str = "they asked") -> dict[str, int]:

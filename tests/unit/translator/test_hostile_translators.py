@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from forged_translators import SETTINGS, forged, said
 from hostile import NAMES, changed, damaged, examples, tried
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +22,6 @@ from scalr_ray.core.errors import DataError
 from scalr_ray.translator import FrequencyTranslator, load_translator, log_likelihood
 from scalr_ray.translator import save_translator as save
 
-SETTINGS = "translator.json"
 TABLES = ("counts.parquet", "source_items.parquet", "target_items.parquet")
 
 
@@ -46,21 +44,6 @@ def loaded(folder: Path) -> FrequencyTranslator | DataError:
         assert not np.isnan(likelihood).any()
         assert likelihood.sum() <= 1 + 1e-3
     return got
-
-
-def forged(sound: Path, folder: str, settings: Any, name: str = "", content: bytes = b"") -> Path:
-    """A copy with other settings or another file, whose hash the settings name."""
-    copy = Path(folder) / "t"
-    shutil.copytree(sound, copy)
-    if name:
-        (copy / name).write_bytes(content)
-        settings["files"][name] = hashlib.sha256(content).hexdigest()
-    (copy / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
-    return copy
-
-
-def said(sound: Path) -> dict[str, Any]:
-    return json.loads((sound / SETTINGS).read_text())
 
 
 @examples(60)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
+from forged_translators import forged, said
 from hostile import changed, damaged, examples, tried
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +19,6 @@ from scalr_ray.translator import log_likelihood
 from scalr_ray.translator.neural.storage import load_neural, save_neural
 from scalr_ray.translator.neural.translator import NeuralTranslator
 
-SETTINGS = "translator.json"
 FILES = ("weights.safetensors", "source_items.parquet", "target_items.parquet")
 ASKED = users_of([([(0, 1), (3, 2)], [(1, 3)]), ([], [])])
 
@@ -33,18 +30,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said(sound: Path) -> dict[str, Any]:
-    return json.loads((sound / SETTINGS).read_text())
-
-
 def loaded(sound: Path, settings: Any, name: str = "", content: bytes = b"") -> None:
     with TemporaryDirectory() as folder:
-        copy = Path(folder) / "t"
-        shutil.copytree(sound, copy)
-        if name:
-            (copy / name).write_bytes(content)
-            settings["files"][name] = hashlib.sha256(content).hexdigest()
-        (copy / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        copy = forged(sound, folder, settings, name, content)
         got = tried(lambda: load_neural(copy), DataError)
         if isinstance(got, NeuralTranslator):
             assert not np.isnan(log_likelihood(got, ASKED)).any()

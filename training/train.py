@@ -103,7 +103,7 @@ def train(
 @click.option("--rows", type=click.Path(path_type=Path), help="Or rows in a Parquet file.")
 @click.option("--as-of", help="The training cut; a saved set has its own.")
 @click.option("--set", "given", multiple=True, metavar="NAME=VALUE", help="A setting of the model.")
-@click.option("--synthetic", help="For torch models: rows, head or pretrain.")
+@click.option("--synthetic", help="rows or fold-in; for torch models head or pretrain too.")
 @click.option("--seed", default=0)
 @click.option("--workers", default=0, help="On so many workers of Ray Train; 0 is this process.")
 @click.option("--out", type=click.Path(path_type=Path), required=True)

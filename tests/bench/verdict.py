@@ -12,10 +12,13 @@ default: sampled, for the users without target history. Each trainer then learns
 
 and ranks the same users, with the same seeds; each seed has a draw of its own. The budget is equal:
 as many passes over the rows, in as many steps, since a batch grows with the users of its arm
-(`pretrain` has its passes over the synthetic rows besides). How much a synthetic event counts is
-chosen for each trainer as the trial does, by likelihood on the validation window and nothing else:
-the least of `WEIGHTS` that is not worse than the best by more than a standard error, those left out
+(`pretrain` and `fold-in` have their passes over the synthetic rows besides). How much a synthetic
+event counts is chosen for each trainer by likelihood on the validation window and nothing else: the
+least of `WEIGHTS` that is not worse than the best by more than a standard error, those left out
 under which warm users lose there. Where that is 0, nothing is added, and all arms are real only.
+
+Folded in, synthetic rows only say who the users without real ones are, so that warm users are
+ranked as by real events alone, bit for bit.
 
 Lifts of NDCG@20 are over real only, paired, with 95 % intervals over users and seeds. The last line
 counts how often what is asked of the events holds.
@@ -71,6 +74,7 @@ from training.models import (
     Ranker,
     rank_users,
 )
+from training.models.base import WayIn
 from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
 from training.models.neural import Synthetic
 from training.models.sequential import Sequential, SequentialConfig
@@ -105,30 +109,48 @@ def two_tower(way: Synthetic) -> Trainer:
     """Two towers, synthetic rows entering by `way`."""
 
     def of(prior: PopularityConfig, growth: float) -> Ranker:
-        batch = BATCH_USERS if way == "pretrain" else round(BATCH_USERS * growth)
+        real_first = way in {"pretrain", "fold-in"}
+        batch = BATCH_USERS if real_first else round(BATCH_USERS * growth)
         return TwoTower(TwoTowerConfig(prior=prior, epochs=5, batch=batch, synthetic=way))
 
     return of
 
 
-def sequential(prior: PopularityConfig, growth: float) -> Ranker:
-    """Attention to the newest eight rows of a user; synthetic ones train a head of their own."""
-    batch = round(BATCH_USERS / 2 * growth)
-    return Sequential(
-        SequentialConfig(prior=prior, width=16, length=8, epochs=5, batch=batch, synthetic="head")
-    )
+def sequential(way: Synthetic) -> Trainer:
+    """Attention to the newest eight rows of a user."""
+
+    def of(prior: PopularityConfig, growth: float) -> Ranker:
+        batch = BATCH_USERS // 2 if way == "fold-in" else round(BATCH_USERS / 2 * growth)
+        return Sequential(
+            SequentialConfig(prior=prior, width=16, length=8, epochs=5, batch=batch, synthetic=way)
+        )
+
+    return of
+
+
+def ials(way: WayIn) -> Trainer:
+    """The factorisation of the trial."""
+    return lambda prior, _: IALS(IALSConfig(prior=prior, synthetic=way))
+
+
+def implicit(way: WayIn) -> Trainer:
+    """ALS by the library."""
+    settings = {"sweeps": 10, "regularisation": 5.0, "synthetic": way}
+    return lambda prior, _: Confident(ImplicitALSConfig(prior=prior, **settings))
 
 
 TRAINERS: dict[str, Trainer] = {
     "popularity": lambda prior, _: Popularity(prior),
-    "ials": lambda prior, _: IALS(IALSConfig(prior=prior)),
-    "implicit": lambda prior, _: Confident(
-        ImplicitALSConfig(prior=prior, sweeps=10, regularisation=5.0)
-    ),
+    "ials, rows": ials("rows"),
+    "ials, fold-in": ials("fold-in"),
+    "implicit, rows": implicit("rows"),
+    "implicit, fold-in": implicit("fold-in"),
     "two-tower, head": two_tower("head"),
+    "two-tower, fold-in": two_tower("fold-in"),
+    "sequential, head": sequential("head"),
+    "sequential, fold-in": sequential("fold-in"),
     "two-tower, rows": two_tower("rows"),
     "two-tower, pretrain": two_tower("pretrain"),
-    "sequential, head": sequential,
 }
 # The other ways in are tried on two targets.
 WAYS = ("two-tower, rows", "two-tower, pretrain")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -112,6 +112,21 @@ class Interactions:
         if not self.weights.any():
             raise DataError("there are no interactions to learn from")
 
+    def part(self, kept: NDArray[np.bool_]) -> Interactions:
+        """The rows that are `kept` (N,), over the same vocabularies."""
+        columns = ("rows", "cols", "weights", "timestamps", "is_synthetic")
+        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+
+    def real(self) -> Interactions:
+        """The rows that were observed."""
+        return self.part(~self.is_synthetic)
+
+    def for_fold_in(self) -> Interactions:
+        """The real rows, and the synthetic ones of users who have no real row."""
+        known = np.zeros(len(self.users), dtype=np.bool_)
+        known[self.rows[~self.is_synthetic & (self.weights > 0)]] = True
+        return self.part(~(self.is_synthetic & known[self.rows]))
+
     def matrix(self) -> sp.csr_matrix:
         """The summed weight of every pair, (U, I) float64; pairs without weight are not stored."""
         summed = sp.csr_matrix((self.weights, (self.rows, self.cols)), shape=self.shape)
@@ -185,6 +200,20 @@ class Ranker(Protocol):
 
 
 Checkpoint = Callable[[State], None]
+
+# How synthetic rows enter a factorisation: as rows like any others; or real rows alone decide what
+# items and users are, and the synthetic ones then only say who the users without real rows are.
+WayIn = Literal["rows", "fold-in"]
+
+
+def checked_way(way: str, ways: tuple[str, ...]) -> None:
+    """Refuse a way in for synthetic rows that a ranker does not have.
+
+    Raises:
+        UsageError: it is none of `ways`.
+    """
+    if way not in ways:
+        raise UsageError(f"synthetic is {way!r}; it is one of {', '.join(ways)}")
 
 
 class Iterative(Ranker, Protocol):

@@ -48,6 +48,7 @@ class DCNConfig(NeuralConfig):
 class DCNNet(Net):
     """The vectors, the crosses, the deep tower, and the heads."""
 
+    user_tables = ("users.table.weight",)
     draws: Tensor  # (1,) the seed of the negatives
 
     def __init__(self, users: int, items: int, config: DCNConfig) -> None:

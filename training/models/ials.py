@@ -11,12 +11,17 @@ where a weight is a confidence on top of 1: there a row of weight 0.1 is still n
 positive, and synthetic events of small weight do great harm to users with history.
 
 A score is x·y plus a multiple of the log prior: factors know tastes, the prior knows the season.
+
+By `fold-in`, real rows alone decide the factors of items and of the users who have any. Users with
+synthetic rows only are then the minimum of the same sum for these items: their rows say who they
+are, and move nobody else's scores by a bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,7 +29,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from scalr_ray.core.errors import UsageError
-from training.models.base import Checkpoint, Interactions, rows_or_zero, same_rows
+from training.models.base import (
+    Checkpoint,
+    Interactions,
+    WayIn,
+    checked_way,
+    rows_or_zero,
+    same_rows,
+)
 from training.models.least_squares import Factors, Side
 from training.models.popularity import PopularityConfig, log_popularity
 from training.models.state import State
@@ -46,6 +58,7 @@ class IALSConfig:
         regularisation: λ.
         frequency_exponent: p; 1 regularises frequent users and items in proportion, 0 all alike.
         prior_weight: multiple of the log prior in a score.
+        synthetic: how synthetic rows enter.
     """
 
     prior: PopularityConfig
@@ -55,16 +68,18 @@ class IALSConfig:
     regularisation: float = 0.003
     frequency_exponent: float = 1.0
     prior_weight: float = 0.05
+    synthetic: WayIn = "rows"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be solved."""
         for name in ("factors", "sweeps", "unobserved_weight", "regularisation"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must lie above 0")
+        checked_way(self.synthetic, get_args(WayIn))
 
 
 class IALS:
-    """Matrix factorisation of all interactions, real and synthetic, plus the prior of real ones.
+    """Matrix factorisation of interactions, real and synthetic, plus the prior of real ones.
 
     Users without rows get no factors of their own: they are ranked by the prior.
     """
@@ -80,12 +95,13 @@ class IALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where the items start."""
-        interactions.refuse_empty()
+        factorised = self._factorised(interactions)
+        factorised.refuse_empty()
         users, items = interactions.shape
         start = np.random.default_rng(seed).standard_normal((items, self._config.factors))
         start *= _START_SCALE / np.sqrt(self._config.factors)
         # Items without observations are not solved; they stay at zero, as users do.
-        start[interactions.matrix().getnnz(axis=0) == 0] = 0.0
+        start[factorised.matrix().getnnz(axis=0) == 0] = 0.0
         log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         nobody = np.zeros((users, self._config.factors), dtype=np.float32)
         self._fitted = nobody, start.astype(np.float32), log_prior
@@ -103,12 +119,31 @@ class IALS:
         # One thread: the products are so small that threads wait for each other (20 times slower on
         # a busy machine), and the result must not depend on the number of cores.
         with threadpool_limits(limits=1, user_api="blas"):
-            sweeps = _sweeps(interactions.matrix(), users, items, self._config, done)
+            weights = self._factorised(interactions).matrix()
+            sweeps = _sweeps(weights, users, items, self._config, done)
             for sweep, (x, y) in enumerate(sweeps, start=done + 1):
                 self._fitted = x, y, log_prior
                 self._progress["sweeps"] = sweep
                 if checkpoint:
                     checkpoint(self.state())
+            if self._config.synthetic == "fold-in":
+                self._fold_in(interactions.for_fold_in())
+
+    def _factorised(self, interactions: Interactions) -> Interactions:
+        """The rows that both sides are solved for."""
+        return interactions.real() if self._config.synthetic == "fold-in" else interactions
+
+    def _fold_in(self, interactions: Interactions) -> None:
+        """Give the users of synthetic rows factors of their own; all of them have no real row."""
+        users, items, log_prior = self._factors()
+        weights = interactions.part(interactions.is_synthetic).matrix()
+        newcomers = np.flatnonzero(weights.getnnz(axis=1))
+        if not len(newcomers):
+            return
+        users = users.copy()
+        side = _side(weights[newcomers], len(items), self._config)
+        users[newcomers] = side.fold_in(items)
+        self._fitted = users, items, log_prior
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """x·y plus the weighted log prior of every item, (B, I)."""

@@ -13,14 +13,21 @@ they do.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from scalr_ray.core.errors import UsageError
-from training.models.base import Checkpoint, Interactions, rows_or_zero, same_rows
+from training.models.base import (
+    Checkpoint,
+    Interactions,
+    WayIn,
+    checked_way,
+    rows_or_zero,
+    same_rows,
+)
 from training.models.popularity import PopularityConfig, log_popularity
 from training.models.state import State
 
@@ -35,6 +42,7 @@ class ImplicitALSConfig:
         sweeps: how often both sides are solved.
         regularisation: λ.
         prior_weight: multiple of the log prior in a score.
+        synthetic: how synthetic rows enter; `fold-in` as in `training.models.ials`.
     """
 
     prior: PopularityConfig
@@ -42,6 +50,11 @@ class ImplicitALSConfig:
     sweeps: int = 15
     regularisation: float = 0.01
     prior_weight: float = 0.05
+    synthetic: WayIn = "rows"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained."""
+        checked_way(self.synthetic, get_args(WayIn))
 
 
 class ImplicitALS:
@@ -58,7 +71,7 @@ class ImplicitALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where they start."""
-        interactions.refuse_empty()
+        self._factorised(interactions).refuse_empty()
         log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         self._tensors = {"log_prior": log_prior}
         self._progress = {"sweeps": 0, "seed": seed, "rows": interactions.digest()}
@@ -122,5 +135,16 @@ class ImplicitALS:
                 if checkpoint:
                     checkpoint(self.state())
 
-            matrix = interactions.matrix().astype(np.float32)
+            matrix = self._factorised(interactions).matrix().astype(np.float32)
             model.fit(matrix, show_progress=False, callback=keep)
+            if config.synthetic == "fold-in":
+                rows = interactions.for_fold_in()
+                weights = rows.part(rows.is_synthetic).matrix().astype(np.float32)
+                newcomers = np.flatnonzero(weights.getnnz(axis=1))
+                users = model.user_factors.copy()
+                users[newcomers] = model.recalculate_user(newcomers, weights[newcomers])
+                self._tensors["users"] = users
+
+    def _factorised(self, interactions: Interactions) -> Interactions:
+        """The rows that both sides are solved for."""
+        return interactions.real() if self._config.synthetic == "fold-in" else interactions

@@ -72,15 +72,30 @@ class Side:
             steps: of the conjugate gradients; with as many as the longest row has observations
                 (F at most) the solution is exact but for rounding.
         """
+        diagonal, rotation = self._eigenbasis(y)
+        y = y @ rotation
+        return self._solved(x @ rotation, y, diagonal, steps), y
+
+    def fold_in(self, y: Factors) -> Factors:
+        """The exact solution (R, F) for fixed `y` (O, F), in the basis that `y` is in."""
+        diagonal, rotation = self._eigenbasis(y)
+        longest = max(int(np.diff(chunk.pattern.indptr).max()) for chunk in self._chunks)
+        nothing = np.zeros((len(self._ridge), y.shape[1]), dtype=np.float32)
+        steps = min(longest, y.shape[1])
+        return self._solved(nothing, y @ rotation, diagonal, steps) @ rotation.T
+
+    def _eigenbasis(self, y: Factors) -> tuple[Factors, Factors]:
+        """What is on the diagonal of every system there, (F,), and the way there, (F, F)."""
         spectrum, basis = np.linalg.eigh((y.T @ y).astype(np.float64))
         diagonal = (self._unobserved_weight * spectrum.clip(min=0)).astype(np.float32)
-        rotation = basis.astype(np.float32)
-        x, y = x @ rotation, y @ rotation
+        return diagonal, basis.astype(np.float32)
+
+    def _solved(self, x: Factors, y: Factors, diagonal: Factors, steps: int) -> Factors:
         solved = np.empty_like(x)
         for chunk in self._chunks:
             own = diagonal + self._ridge[chunk.rows, None]
             solved[chunk.rows] = _solve_chunk(chunk, own, x[chunk.rows], y, steps)
-        return solved, y
+        return solved
 
 
 def _chunks(weights: sp.csr_matrix) -> Iterator[_Chunk]:

@@ -1,4 +1,4 @@
-"""What the torch rankers share: the loop over epochs, the three ways in for synthetic rows, state.
+"""What the torch rankers share: the loop over epochs, the four ways in for synthetic rows, state.
 
 A net says what a batch loses and how it scores; nothing else differs between them. Batches follow
 from (seed, phase, epoch) alone, so that training goes on from any epoch as if it had never stopped,
@@ -23,11 +23,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scalr_ray.core.errors import TrainingDiverged, UsageError
-from training.models.base import Checkpoint, Interactions, checked_codes, same_rows
+from training.models.base import (
+    Checkpoint,
+    Interactions,
+    checked_codes,
+    checked_way,
+    same_rows,
+)
 from training.models.popularity import PopularityConfig, log_popularity
 from training.models.state import State
 
-Synthetic = Literal["rows", "head", "pretrain"]
+Synthetic = Literal["rows", "head", "pretrain", "fold-in"]
 Weights = NDArray[np.float64]
 
 # Added to the root of the second moment: gradients far below it move next to nothing. With Adam's
@@ -50,7 +56,8 @@ class NeuralConfig:
         weight_decay: the multiple of its square that a parameter adds to the loss of a step.
         synthetic: "rows" trains on all rows alike; "head" lets synthetic rows train the trunk
             through a head of their own, which scores nothing; "pretrain" trains on them first,
-            then on real rows alone.
+            then on real rows alone; "fold-in" trains on real rows alone, and the synthetic ones
+            then only say who the users without real rows are: no other score moves by a bit.
         prior_weight: multiple of the log prior in a score.
     """
 
@@ -68,14 +75,14 @@ class NeuralConfig:
         for name in ("width", "epochs", "batch", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must lie above 0")
-        if self.synthetic not in get_args(Synthetic):
-            ways = ", ".join(get_args(Synthetic))
-            raise UsageError(f"synthetic is {self.synthetic!r}; it is one of {ways}")
+        checked_way(self.synthetic, get_args(Synthetic))
 
 
 class Net(nn.Module):
     """A net over `U` users and `I` items; its buffers are what scoring needs of the rows."""
 
+    # Parameters (U, D) that have a row for each user; none where users are what they took.
+    user_tables: ClassVar[tuple[str, ...]] = ()
     epoch = 0  # of the phase that is trained in
     user_mass: Tensor  # (U,) weight of a user's rows
     item_mass: Tensor  # (I,)
@@ -91,9 +98,8 @@ class Net(nn.Module):
 
     def see(self, data: Interactions, prior: PopularityConfig) -> None:
         """Fill the buffers from the rows."""
-        for buffer, codes in ((self.user_mass, data.rows), (self.item_mass, data.cols)):
-            mass = np.bincount(codes, weights=data.weights, minlength=len(buffer))
-            buffer.copy_(torch.from_numpy(mass))
+        self.user_mass.copy_(_mass(data.rows, data, len(self.user_mass)))
+        self.item_mass.copy_(_mass(data.cols, data, len(self.item_mass)))
         self.log_prior.copy_(torch.from_numpy(log_popularity(data, prior)))
 
     def begin(self, data: Interactions, weights: Heads) -> None:
@@ -130,10 +136,13 @@ class Phase:
     Attributes:
         heads: which rows, in which head.
         rate: multiple of the learning rate.
+        folds_in: the rest is held as it is, the shares of an earlier phase too: only the tables
+            change, and there the rows of these users (U,) alone.
     """
 
     heads: Heads
     rate: float = 1.0
+    folds_in: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,12 +189,17 @@ class NeuralRanker(Generic[ConfigT]):
             DataError: there are no interactions to learn from.
             TrainingDiverged: the loss is no longer finite.
         """
-        interactions.refuse_empty()
+        data = self._rows(interactions)
+        data.refuse_empty()
+        if self._config.synthetic == "fold-in":
+            data.real().refuse_empty()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._net = self._new_net(*interactions.shape)
-        data = interactions.merged()
         self._net.see(data, self._config.prior)
+        if self._config.synthetic == "fold-in":
+            real = data.real()
+            self._net.item_mass.copy_(_mass(real.cols, real, len(self._net.item_mass)))
         self._progress = {"seed": seed, "phase": 0, "epoch": 0, "rows": interactions.digest()}
         self._moments = {}
         self._train(data, checkpoint)
@@ -194,7 +208,12 @@ class NeuralRanker(Generic[ConfigT]):
         """Train the epochs that are left."""
         self._fitted()
         same_rows(interactions, self._progress["rows"])
-        self._train(interactions.merged(), checkpoint)
+        self._train(self._rows(interactions), checkpoint)
+
+    def _rows(self, interactions: Interactions) -> Interactions:
+        """What is learnt from."""
+        data = interactions.merged()
+        return data.for_fold_in() if self._config.synthetic == "fold-in" else data
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """The score of every item plus the weighted log prior, (B, I)."""
@@ -233,13 +252,17 @@ class NeuralRanker(Generic[ConfigT]):
         return self._net
 
     def _train(self, data: Interactions, checkpoint: Checkpoint | None) -> None:
+        net = self._fitted()
         phases = _phases(data, self._config.synthetic)
+        if not net.user_tables:
+            phases = [phase for phase in phases if phase.folds_in is None]
         with _one_thread():
             for number in range(self._progress["phase"], len(phases)):
-                self._fitted().begin(data, phases[number].heads)
-                optimiser = self._optimiser(phases[number].rate)
+                phase = phases[number]
+                net.begin(data, phases[0].heads if phase.folds_in is not None else phase.heads)
+                optimiser = self._optimiser(phase)
                 for epoch in range(self._progress["epoch"], self._config.epochs):
-                    self._epoch(data, phases[number].heads, optimiser)
+                    self._epoch(data, phase, optimiser)
                     self._progress["epoch"] = epoch + 1
                     if epoch + 1 == self._config.epochs:  # the next phase has moments of its own
                         self._moments = {}
@@ -247,8 +270,8 @@ class NeuralRanker(Generic[ConfigT]):
                     if checkpoint:
                         checkpoint(self.state())
 
-    def _epoch(self, data: Interactions, heads: Heads, optimiser: torch.optim.Adam) -> None:
-        net, share, progress = self._fitted(), self._share, self._progress
+    def _epoch(self, data: Interactions, phase: Phase, optimiser: torch.optim.Adam) -> None:
+        net, share, progress, heads = self._fitted(), self._share, self._progress, phase.heads
         net.epoch = progress["epoch"]
         units = net.units(data, heads.main + heads.aux)
         random = np.random.default_rng([progress["seed"], progress["phase"], progress["epoch"]])
@@ -256,32 +279,43 @@ class NeuralRanker(Generic[ConfigT]):
             random.permutation(units), max(1, -(-len(units) // self._config.batch))
         )
         batch_mass = (heads.main.sum() + heads.aux.sum()) / len(batches)
-        parameters = list(net.parameters())
-        for batch in batches:
-            optimiser.zero_grad()
-            loss = net.loss(data, batch[share.rank :: share.world], heads) / batch_mass
-            loss.backward()
-            share.summed(parameters)
-            optimiser.step()
+        trained = self._trained(phase)
+        parameters = list(trained.values())
+        with _only_trained(net, trained), _rows_held(parameters, phase.folds_in):
+            for batch in batches:
+                optimiser.zero_grad()
+                loss = net.loss(data, batch[share.rank :: share.world], heads) / batch_mass
+                loss.backward()
+                share.summed(parameters)
+                optimiser.step()
         if not all(bool(parameter.isfinite().all()) for parameter in parameters):
             raise TrainingDiverged("the loss is no longer finite; lower the learning rate")
         self._moments = {
             f"{name}.{moment}": optimiser.state[parameter][moment]
-            for name, parameter in net.named_parameters()
+            for name, parameter in trained.items()
             for moment in _MOMENTS
         }
 
-    def _optimiser(self, rate: float) -> torch.optim.Adam:
+    def _trained(self, phase: Phase) -> dict[str, nn.Parameter]:
+        """What a phase changes, by name."""
+        net = self._fitted()
+        return {
+            name: parameter
+            for name, parameter in net.named_parameters()
+            if phase.folds_in is None or name in net.user_tables
+        }
+
+    def _optimiser(self, phase: Phase) -> torch.optim.Adam:
         """Adam, with the moments that were kept, if any were."""
-        config = self._config
+        config, trained = self._config, self._trained(phase)
         optimiser = torch.optim.Adam(
-            self._fitted().parameters(),
-            lr=config.learning_rate * rate,
+            trained.values(),
+            lr=config.learning_rate * phase.rate,
             eps=_EPSILON,
             weight_decay=config.weight_decay,
         )
         if self._moments:
-            for name, parameter in self._fitted().named_parameters():
+            for name, parameter in trained.items():
                 optimiser.state[parameter] = _below(f"{name}.", self._moments)
         return optimiser
 
@@ -289,6 +323,11 @@ class NeuralRanker(Generic[ConfigT]):
 def shrunk(mass: Tensor) -> Tensor:
     """How much of what was learnt counts where `mass` lies behind it, in [0, 1), (…, 1)."""
     return (mass / (mass + 1.0)).unsqueeze(-1)
+
+
+def _mass(codes: NDArray[np.int64], data: Interactions, size: int) -> Tensor:
+    """(size,) the weight of the rows that have a code."""
+    return torch.from_numpy(np.bincount(codes, weights=data.weights, minlength=size))
 
 
 def _phases(data: Interactions, synthetic: Synthetic) -> list[Phase]:
@@ -299,6 +338,13 @@ def _phases(data: Interactions, synthetic: Synthetic) -> list[Phase]:
         return [Phase(heads=Heads(main=weights, aux=nothing))]
     if synthetic == "head":
         return [Phase(heads=Heads(main=real, aux=drawn))]
+    if synthetic == "fold-in":
+        newcomers = np.zeros(len(data.users), dtype=np.bool_)
+        newcomers[data.rows[drawn > 0]] = True
+        phases = [Phase(heads=Heads(main=real, aux=nothing))]
+        if newcomers.any():
+            phases.append(Phase(heads=Heads(main=drawn, aux=nothing), folds_in=newcomers))
+        return phases
     phases = []
     if drawn.any():
         # Alone among themselves, only the ratios of their weights would count.
@@ -315,6 +361,33 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(prefix)
     }
+
+
+@contextmanager
+def _only_trained(net: Net, trained: dict[str, nn.Parameter]) -> Iterator[None]:
+    """No gradient of the other parameters is asked for."""
+    others = [parameter for name, parameter in net.named_parameters() if name not in trained]
+    for parameter in others:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad = True
+
+
+@contextmanager
+def _rows_held(tables: list[nn.Parameter], changing: NDArray[np.bool_] | None) -> Iterator[None]:
+    """Rows that are not `changing` (U,) are at the end what they were; None changes all."""
+    if changing is None:
+        yield
+        return
+    held = torch.from_numpy(~changing)
+    before = [table[held].detach().clone() for table in tables]
+    yield
+    with torch.no_grad():
+        for table, rows in zip(tables, before, strict=True):
+            table[held] = rows
 
 
 @contextmanager

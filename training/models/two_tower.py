@@ -89,6 +89,8 @@ class ItemHead(nn.Module):
 class TwoTowerNet(Net):
     """The towers and the heads."""
 
+    user_tables = ("users.table.weight",)
+
     def __init__(self, users: int, items: int, width: int) -> None:
         super().__init__(users, items)
         self.users, self.items = Tower(users, width), Tower(items, width)

@@ -1,4 +1,4 @@
-"""The three ways in for synthetic rows do what each is for."""
+"""The four ways in for synthetic rows do what each is for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ranker_cases import BLOCKS, SEQUENTIAL, TOWERS, all_scores, interactions, s
 from training.models.sequential import Sequential
 from training.models.two_tower import TwoTower
 
-WAYS = ("rows", "head", "pretrain")
+WAYS = ("rows", "head", "pretrain", "fold-in")
 USERS, NEWCOMERS, ITEMS = 30, 9, 12
 OWNER = np.arange(USERS + NEWCOMERS)[:, None] % BLOCKS == np.arange(ITEMS)[None, :] % BLOCKS
 

@@ -133,14 +133,16 @@ def work(scale: float) -> list[Workload]:
 
 
 class _Clock(Alone):
-    """Notes the time after each step."""
+    """Notes the time after each step, by the clock and on a CPU."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.cpu: list[float] = []
 
     def after_step(self, snapshot: Callable[[], loop.LoopState]) -> None:
         del snapshot
         self.times.append(time.perf_counter())
+        self.cpu.append(time.process_time())
 
 
 class _Ready:
@@ -210,10 +212,12 @@ def measure(load: Workload, device: str, peak_tflops: float) -> dict[str, float]
             loop.train_loop(net, batches, lambda _: 0.0, settings, catalogue=catalogue, peers=clock)
     steps = len(clock.times) - 1 - load.warm
     seconds = (clock.times[-1] - clock.times[load.warm]) / steps
+    cpu_s = (clock.cpu[-1] - clock.cpu[load.warm]) / steps
     on_gpu = device == "cuda"
     peak = peak_tflops if on_gpu else _product_tflops()
     return {
         "examples_per_s": load.rows * load.queries / seconds,
+        "cpu_s_per_example": cpu_s / (load.rows * load.queries),
         "tokens_per_s": load.rows * load.length / seconds,
         "memory_gib": _peak_bytes(on_gpu=on_gpu) / 2**30,
         "utilisation": 3 * _forward_flops(load) / seconds / (peak * 1e12),
@@ -302,13 +306,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not _HAS_ARROW:
         return
     scale = arguments.examples or (0.02 if arguments.device == "cpu" else 1.0)
-    _say("\n| examples, streamed | per example | peak memory |")
-    _say("|---|---|---|")
+    _say("\n| examples, streamed | per example | on a CPU | peak memory |")
+    _say("|---|---|---|---|")
     for load in work(scale):
         found = _apart(load, arguments)
         _say(
             f"| {load.examples:,} | {1e6 / found['examples_per_s']:.1f} us | "
-            f"{found['memory_gib']:.2f} GiB |",
+            f"{1e6 * found['cpu_s_per_example']:.1f} us | {found['memory_gib']:.2f} GiB |",
         )
 
 

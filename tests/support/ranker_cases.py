@@ -31,9 +31,11 @@ RANKERS = {
     "all-time popularity": lambda: Popularity(replace(PRIOR, window_days=None)),
     # As many factors as the planted blocks need: more would fit what is held out as absent.
     "ials": lambda: IALS(IALSConfig(prior=PRIOR, factors=BLOCKS)),
+    "ials, folded in": lambda: IALS(IALSConfig(prior=PRIOR, factors=BLOCKS, synthetic="fold-in")),
     "two-tower": lambda: TwoTower(TOWERS),
     "two-tower, auxiliary head": lambda: TwoTower(replace(TOWERS, synthetic="head")),
     "two-tower, pretrained": lambda: TwoTower(replace(TOWERS, synthetic="pretrain")),
+    "two-tower, folded in": lambda: TwoTower(replace(TOWERS, synthetic="fold-in")),
     "dcn": lambda: DCN(CROSS),
     "dcn, auxiliary head": lambda: DCN(replace(CROSS, synthetic="head")),
     "trees": lambda: Trees(TreesConfig(prior=PRIOR, trees=20, prior_weight=0.3)),

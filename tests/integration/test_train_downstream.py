@@ -61,7 +61,8 @@ def trained(rows, *given, model="two-tower"):
 
 
 @pytest.mark.parametrize(
-    ("model", "way", "counts"), [("two-tower", "head", [1, 2]), ("sequential", "pretrain", [2])]
+    ("model", "way", "counts"),
+    [("two-tower", "fold-in", [1, 2]), ("two-tower", "head", [2]), ("sequential", "pretrain", [2])],
 )
 def test_workers_give_what_one_process_gives(rows, model, way, counts):
     given = ("--synthetic", way, "--set", "epochs=3", "--set", "batch=64", "--seed", "5")

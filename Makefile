@@ -40,7 +40,7 @@ endef
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up down test compare bench real truth nodes load soak fuzz audit sbom licences
-.PHONY: lint types imports check format lock clean
+.PHONY: lint types imports check format docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
@@ -147,6 +147,9 @@ format: install ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: install ## write the API reference into site/, from the docstrings; open site/index.html
+	$(BIN)/python -W ignore -m tests.support.api_reference site
+
 lock: ## resolve pyproject.toml afresh into requirements.lock
 	@$(find_python); \
 	set -e; \
@@ -163,6 +166,6 @@ lock: ## resolve pyproject.toml afresh into requirements.lock
 	cp "$$new/lock" requirements.lock
 
 clean: ## remove .venv, caches and build output; results of demos stay
-	rm -rf .venv .tools sbom.json build dist scalr.egg-info .coverage \
+	rm -rf .venv .tools sbom.json site build dist scalr.egg-info .coverage \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find feature_repo scalr_ray tests training -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -64,7 +64,7 @@ class MixedDataset:
         codes: Mapping[str, Sequence[Any]] | None = None,
         **options: Any,  # noqa: ANN401 - those of `torch_stream`
     ) -> TorchStream:
-        """The rows as a torch `IterableDataset`, read from a file of its own on disk.
+        """The rows as a `TorchStream`, read from a file of its own on disk.
 
         See `training.streams.torch_stream`.
         """

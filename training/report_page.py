@@ -1,6 +1,6 @@
 """The HTML page of the report: one file, nothing loaded from elsewhere, light, dark and print.
 
-Every text of the result is escaped where it is put into markup, by `report_markup.text`.
+Every text of the result is escaped where it is put into markup, by `training.report_markup.text`.
 Whatever part the result lacks is left out of the page, or said to be missing.
 """
 

@@ -35,7 +35,7 @@ def torch_stream(
     drop_last: bool = False,
     telltales: bool = False,
 ) -> TorchStream:
-    """A torch `IterableDataset` over a file of rows, which holds some blocks of it at a time.
+    """A `TorchStream` over a file of rows, which holds some blocks of it at a time.
 
     Args:
         file: the rows.

@@ -122,7 +122,7 @@ class TranslatorSettings(_Section):
     halved per `history_half_life_days` of its age. Pairs of fewer than `min_users` users are
     dropped; `noise_epsilon` adds noise to the counts that are left. Whoever has touched more than
     `most_source_items` or `most_target_items` items is no customer, and does not count there; what
-    nobody else can move either is in `learn.crowding`.
+    nobody else can move either is in `scalr_ray.learn.crowding`.
     """
 
     kind: Literal["frequency", "neural", "auto"] = "frequency"

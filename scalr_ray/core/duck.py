@@ -33,8 +33,16 @@ def duck(
         }
         with duckdb.connect(":memory:", config=settings) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            connection.execute("SET enable_progress_bar = false")
+            # A notebook without ipywidgets has none, and DuckDB refuses to be told so.
+            if _setting(connection, "enable_progress_bar"):
+                connection.execute("SET enable_progress_bar = false")
             yield connection
+
+
+def _setting(connection: duckdb.DuckDBPyConnection, name: str) -> object:
+    found = connection.execute("SELECT current_setting(?)", [name]).fetchone()
+    assert found is not None
+    return found[0]
 
 
 def quote_name(name: str) -> str:

@@ -35,7 +35,7 @@ class Observed:
 
     Attributes:
         as_of: the cut.
-        source: visible source events (columns of `core.events`).
+        source: visible source events (columns of `scalr_ray.core.events`).
         target: visible target events.
         item_ids: (I,) the target catalogue.
         prior: (I,) its time-aware popularity.

@@ -14,7 +14,8 @@ def population_stability(
     """The population stability index of `observed` against `expected` over popularity buckets.
 
     Items are sorted by `expected` and cut into `buckets` of equal expected mass. Sampling that
-    favours the likely raises the index (`generate.separation.stability_index`) on purpose.
+    favours the likely raises the index on purpose, which is that of
+    `scalr_ray.generate.refining.separation.stability_index`.
 
     Args:
         expected: (I,) non-negative masses with a positive sum.

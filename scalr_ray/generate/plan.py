@@ -143,7 +143,8 @@ def plan_bucket(source: pa.Table, target: pa.Table, coding: Coding, rules: PlanR
     """The rows of `plan_users`, of users all of whose events are in these two tables.
 
     Args:
-        source: source-domain events of some users (columns of `core.events`); may be empty.
+        source: source-domain events of some users, in the columns of
+            `scalr_ray.core.events`; may be empty.
         target: the target-domain events of the same users; may be empty.
         coding: the codes to write.
         rules: how many events a user gets.

@@ -70,8 +70,8 @@ class EventLog:
     """The events of a log that may be used, and the rows that may not.
 
     Attributes:
-        events: the schema of `core.events.event_schema`, sorted by (event_timestamp, event_id),
-            without duplicates; source and target domains together.
+        events: the schema of `scalr_ray.core.events.event_schema`, sorted by
+            (event_timestamp, event_id), without duplicates; source and target domains together.
         refused: rows set aside: `row` (0-based place in the file), `reason`, then the columns as
             text under our names, null where the file has none.
         rows_read: all rows of the file.

@@ -86,6 +86,7 @@ def main_of(stage: str, work: Callable[..., Told]) -> Main:
             click.echo(told.sentence)
 
     def main(argv: Sequence[str] | None = None) -> int:
+        """Run the stage as a program; returns the exit code."""
         with _stopped_by_signal():
             return exit_code_of(
                 lambda: command(args=argv, prog_name=program, standalone_mode=False), program

@@ -40,7 +40,7 @@ def rows_of_users(layout: Layout, user_ids: Sequence[str | int]) -> dict[str, in
 def drop_rows_of_users(layout: Layout, user_ids: Sequence[str | int]) -> dict[str, int]:
     """Write the files that hold rows of some users again without them; rows dropped, by folder.
 
-    The caller holds the data folder (`ingest.sole_writer`).
+    The caller holds the data folder (`scalr_ray.ingest.sole_writer`).
 
     Raises:
         DataError: a file cannot be read.

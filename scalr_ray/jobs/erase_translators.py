@@ -1,9 +1,9 @@
 """Erasing users from what was learned of them.
 
-Frequency tables lose what the users gave, exactly (`learn.forget`), and say whom they have lost, so
-that nothing is taken out twice. From a net nobody can take anything out, and from noisy counts
-neither: those that saw events of the users are flagged, and not used until others are trained. A
-translator says which erased users are not in it: those that its training left out, too.
+Frequency tables lose what the users gave, exactly (`scalr_ray.learn.forget`), and say whom they
+have lost, so that nothing is taken out twice. From a net nobody can take anything out, and from
+noisy counts neither: those that saw events of the users are flagged, and not used until others are
+trained. A translator says which erased users are not in it: those that its training left out, too.
 """
 
 from __future__ import annotations

@@ -35,7 +35,8 @@ def without_crowders(events: pa.Table, most_items: int | None) -> pa.Table:
     """The events of a domain without those of users who have touched too many of its items.
 
     Args:
-        events: columns of `core.events`, as of some time: who is left out follows from them alone.
+        events: columns of `scalr_ray.core.events`, as of some time: who is left out follows from
+            them alone.
         most_items: distinct (domain, item) keys that a user may have; None: any number.
     """
     if most_items is None:

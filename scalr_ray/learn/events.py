@@ -149,7 +149,7 @@ class TrainingEvents:
 
     @classmethod
     def of(cls, source: pa.Table, target: pa.Table) -> TrainingEvents:
-        """Code two event tables (columns of `core.events`).
+        """Code two event tables (columns of `scalr_ray.core.events`).
 
         Raises:
             DataError: a domain is empty, or no user is in both.

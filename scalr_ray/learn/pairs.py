@@ -51,9 +51,10 @@ class PairRows:
 
     @classmethod
     def of(cls, source: pa.Table, target: pa.Table, as_of: datetime) -> PairRows:
-        """The rows of two event tables (columns of `core.events`) that are visible as of a time.
+        """The rows of two event tables that are visible as of a time.
 
-        A source item is a key of its domain and its id, so that domains may share ids.
+        They have the columns of `scalr_ray.core.events`. A source item is a key of its domain and
+        its id, so that domains may share ids.
         """
         source, target = (_visible(events, as_of) for events in (source, target))
         return cls(

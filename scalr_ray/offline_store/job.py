@@ -123,7 +123,7 @@ class AsOfRetrievalJob(RetrievalJob):  # type: ignore[misc] # Feast publishes no
     def to_remote_storage(self) -> list[str]:
         """Write the result, on-demand features included, as Parquet files of a million rows each.
 
-        They lie in a new folder below `offline_store.blob_export_location`; there is at least one.
+        They lie in a new folder below the store's `blob_export_location`; there is at least one.
 
         Returns:
             Their `s3://` URIs or absolute local paths, in the order of the rows.

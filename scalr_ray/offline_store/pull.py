@@ -52,7 +52,7 @@ def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
         as_of: T; rows have event_timestamp < T and available_at <= T.
 
     Returns:
-        The columns of `core.events.EVENT_COLUMNS`, in no particular order.
+        The columns of `scalr_ray.core.events.EVENT_COLUMNS`, in no particular order.
 
     Raises:
         DataError: the view, or an event in it, is synthetic.

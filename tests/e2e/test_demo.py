@@ -239,6 +239,25 @@ def test_feast_finds_the_demo_from_any_directory(planted, tmp_path):
     assert "synthetic_events" in listed.stdout
 
 
+@pytest.mark.filterwarnings("ignore:::feast", "ignore:::ray", "ignore::ResourceWarning")
+def test_the_python_of_the_readme_runs_on_it(planted, tmp_path, monkeypatch):
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 4
+    (tmp_path / "scalr-demo").symlink_to(planted.out)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        if ".save(" in block:
+            names["dataset"].save("ctr_2025_12")  # to compare with
+        # The world of `make demo` is longer.
+        exec(block.replace("2025-10-01", "2025-05-01"), names)  # noqa: S102 - it is ours
+    assert names["dataset"].manifest["counts"]["synthetic"] > 1000
+    parts = names["parts"]
+    assert min(part.table.num_rows for part in (parts.train, parts.test)) > 1000
+    assert next(iter(names["stream"]))["user_id"].shape == (4096,)
+
+
 def test_no_hidden_history_is_in_the_store_and_no_real_pair_is_drawn(planted, planted_log):
     folder = Layout.of(planted.out / "feature_repo").events("target_events")
     stored = pa.concat_tables([pq.read_table(part) for part in folder.glob("part-*.parquet")])

@@ -13,6 +13,7 @@ _WORDS = {
     "Apache Software License": "Apache-2.0",
     "Apache License, Version 2.0": "Apache-2.0",
     "Apache 2.0": "Apache-2.0",
+    "ISC License (ISCL)": "ISC",
     "MIT License": "MIT",
     "BSD License": "BSD-3-Clause",
     "BSD": "BSD-3-Clause",

@@ -1,9 +1,9 @@
 """The kernel of generation: one block of users in, their synthetic events and refused rows out.
 
-For each user, in this order: the items worth drawing from are listed (`translator.shortlist`),
-items are drawn from the list (`sampling`), each gets the source event that triggered it and a time
-after it (`event_times`), rows that fail a filter get a reason, and negatives are drawn for those
-that are left (`negatives`).
+For each user, in this order: the items worth drawing from are listed
+(`scalr_ray.translator.shortlist`), items are drawn from the list (`sampling`), each gets the source
+event that triggered it and a time after it (`event_times`), rows that fail a filter get a reason,
+and negatives are drawn for those that are left (`negatives`).
 
 What a user gets is a function of that user's row of the plan alone: every draw is keyed by user and
 item. An item that the user owns, or was proposed before, is never drawn, so that no row repeats a
@@ -92,7 +92,7 @@ def draw_events(
         users: rows of `plan_users`.
         translator: trained as of `settings.as_of` or before, under the vocabularies of the plan.
         settings: of this run.
-        schema: of a synthetic event (`core.events.synthetic_event_schema`).
+        schema: of a synthetic event (`scalr_ray.core.events.synthetic_event_schema`).
         catalogue: what may be proposed to each `group` of the plan; None: everything to everybody.
         index: of the translator's items, to list them without looking at all; None looks at all.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from scalr_ray.core.duck import quote_text
 
-Rows: TypeAlias = "pa.Table | Sequence[Path]"
+Rows: TypeAlias = pa.Table | Sequence[Path]
 """A table, or the Parquet files (at least one) that hold its rows."""
 
 

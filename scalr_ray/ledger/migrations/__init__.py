@@ -1,7 +1,7 @@
 """How the tables of the ledger came about: one Alembic revision for each change.
 
-A new revision is a file in `versions/`; `REVISION` in `ledger.database` names the newest. A test
-holds the tables that they lead to against those of `ledger.tables`.
+A new revision is a file in `versions/`; `REVISION` in `scalr_ray.ledger.database` names the newest.
+A test holds the tables that they lead to against those of `scalr_ray.ledger.tables`.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ def compare_runs(workspace: Workspace, first_id: str, second_id: str) -> list[Di
 
 def _described(workspace: Workspace, run: RunRecord) -> dict[str, Any]:
     ledger = workspace.ledger
-    made = [record for record in ledger.translators() if record.run_id == run.run_id]
-    batches = [batch for batch in ledger.batches() if batch.run_id == run.run_id]
+    made = ledger.translators(run_id=run.run_id)
+    batches = ledger.batches(run_id=run.run_id)
     told: dict[str, Any] = {
         "verb": run.verb,
         "code": run.code_version,

@@ -46,14 +46,6 @@ def page_policy(style_hash: str) -> str:
     )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens on `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """The names under which the server answers.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 
 import uvicorn
 
 from scalr_ray.core.errors import UsageError
 from scalr_ray.ui.app import make_app
-from scalr_ray.ui.guard import is_loopback
 
 _AT_A_TIME = 64  # requests; more are answered by 503
 _LAST_WORDS_S = 2
@@ -45,9 +45,10 @@ def serve(
     listener = _listen(host, port)
     with listener:
         shown = f"[{host}]" if ":" in host else host
-        if not is_loopback(host):
+        address, taken, *_ = listener.getsockname()
+        if not ip_address(address.partition("%")[0]).is_loopback:
             warned(_NOBODY_IS_ASKED)
-        told(f"http://{shown}:{listener.getsockname()[1]}/")
+        told(f"http://{shown}:{taken}/")
         config = uvicorn.Config(
             app,
             http="h11",

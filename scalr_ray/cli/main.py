@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from scalr_ray import __version__
-from scalr_ray.cli import submit, upkeep, watching
+from scalr_ray.cli import serving, submit, upkeep, watching
 from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.core.errors import GateRefused
 from scalr_ray.jobs import options
@@ -212,7 +212,7 @@ def demo(
         session.show_report(result, out)
 
 
-for _verb in (*upkeep.VERBS, *submit.VERBS, *watching.VERBS):
+for _verb in (*upkeep.VERBS, *submit.VERBS, *watching.VERBS, *serving.VERBS):
     cli.add_command(_verb)
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from scalr_ray.jobs.status import Status
 
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-
 
 @click.command()
 @pass_session
@@ -89,6 +87,8 @@ def status_table(looked: Status) -> Table:
 
 
 def _rows(looked: Status) -> list[tuple[str, str]]:
+    from scalr_ray.core.clock import duration  # with the schemas, which take Arrow
+
     newest, translator = looked.newest, looked.translator
     rows = [("repository", f"{looked.repo}, looked at {looked.looked_at:%Y-%m-%d %H:%M:%S} UTC")]
     if newest is None:
@@ -114,19 +114,6 @@ def _rows(looked: Status) -> list[tuple[str, str]]:
     for thing in looked.open:
         rows.append((f"open {thing.subject}", f"{thing.name}: {thing.state}"))
     return rows
-
-
-def duration(span: timedelta) -> str:
-    """A time span in its largest unit and the one below, for example `2 d 3 h`."""
-    left = max(int(span.total_seconds()), 0)
-    parts: list[str] = []
-    for unit, seconds in _UNITS:
-        count, left = divmod(left, seconds)
-        if count or parts:
-            parts.append(f"{count} {unit}")
-        if len(parts) == 2:
-            break
-    return " ".join(parts) or "0 s"
 
 
 VERBS = (status, watch)

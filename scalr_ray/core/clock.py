@@ -14,6 +14,7 @@ from scalr_ray.core.events import AVAILABLE_AT, EVENT_TIMESTAMP
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
+_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def parse_time(text: str | datetime, what: str = "time") -> datetime:
@@ -73,3 +74,16 @@ def as_of_sql(moment: datetime, alias: str = "") -> str:
     prefix = f"{alias}." if alias else ""
     cut = time_literal(moment)
     return f"({prefix}{EVENT_TIMESTAMP} < {cut} AND {prefix}{AVAILABLE_AT} <= {cut})"
+
+
+def duration(span: timedelta) -> str:
+    """A time span in its largest unit and the one below, for example `2 d 3 h`."""
+    left = max(int(span.total_seconds()), 0)
+    parts: list[str] = []
+    for unit, seconds in _UNITS:
+        count, left = divmod(left, seconds)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+        if len(parts) == 2:
+            break
+    return " ".join(parts) or "0 s"

@@ -41,6 +41,7 @@ from scalr_ray.jobs.arms import (
 )
 from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
 from scalr_ray.jobs.entry import Told, main_of, run_stage
+from scalr_ray.jobs.reports import told_of_report
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
 from scalr_ray.learn import TrainingEvents, with_prior_as_of
@@ -114,6 +115,7 @@ def evaluate(
         }
         write_report(out, result)
         run.metrics["verdict"] = result["verdict"]
+        run.metrics.update(told_of_report(subject.batch.batch_id, out))
         open_lineage.reads(
             open_lineage.batch(workspace.config.project, subject.batch.batch_id),
             *workspace.event_folders(),

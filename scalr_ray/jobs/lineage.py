@@ -16,6 +16,10 @@ from scalr_ray.ledger import BatchRecord, RunRecord, TranslatorRecord
 from scalr_ray.offline_store.event_stream import query
 
 
+class UnknownEvent(UsageError):
+    """There is no such synthetic event."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lineage:
     """What is known of a synthetic event, from the row back.
@@ -59,7 +63,7 @@ def trace(workspace: Workspace, event_id: str) -> Lineage:
     """Walk back from a synthetic event.
 
     Raises:
-        UsageError: no such event is published, staged, or in a snapshot that can still be read.
+        UnknownEvent: no such event is published, staged, or in a snapshot that can still be read.
     """
     row, place = _find(workspace, event_id)
     ledger = workspace.ledger
@@ -93,8 +97,8 @@ def compare_runs(workspace: Workspace, first_id: str, second_id: str) -> list[Di
 
 def _described(workspace: Workspace, run: RunRecord) -> dict[str, Any]:
     ledger = workspace.ledger
-    made = [record for record in ledger.translators() if record.run_id == run.run_id]
-    batches = [batch for batch in ledger.batches() if batch.run_id == run.run_id]
+    made = ledger.translators(run_id=run.run_id)
+    batches = ledger.batches(run_id=run.run_id)
     told: dict[str, Any] = {
         "verb": run.verb,
         "code": run.code_version,
@@ -134,7 +138,7 @@ def _find(workspace: Workspace, event_id: str) -> tuple[Mapping[str, Any], str]:
         mine = rows.filter(pc.equal(rows["event_id"], event_id))
         if mine.num_rows:
             return mine.to_pylist()[0], "staged"
-    raise UsageError(
+    raise UnknownEvent(
         f"there is no synthetic event {event_id}, published, staged or in a snapshot that is kept"
     )
 

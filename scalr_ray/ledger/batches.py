@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import UsageError
-from scalr_ray.ledger.database import rising_now, save, transaction
+from scalr_ray.ledger.database import part, rising_now, save, transaction
 from scalr_ray.ledger.records import (
     TRANSITIONS,
     BatchRecord,
@@ -72,13 +72,31 @@ class Batches(Translators):
                 raise UsageError(f"there is no batch {batch_id}; generate one first")
             return row.record()
 
-    def batches(self, state: BatchState | None = None) -> list[BatchRecord]:
-        """All batches, or those in one state, newest first."""
+    def batches(
+        self,
+        state: BatchState | None = None,
+        *,
+        run_id: str | None = None,
+        translator: str | None = None,
+        limit: int | None = None,
+        skip: int = 0,
+    ) -> list[BatchRecord]:
+        """All batches, newest first, or those that are as named.
+
+        Args:
+            state: they are in it.
+            run_id: the run that generated them.
+            translator: the version that drew them.
+            limit: how many at most; None: all.
+            skip: how many of the newest to leave out.
+        """
         query = select(BatchRow).order_by(BatchRow.created_at.desc(), BatchRow.batch_id.desc())
-        if state is not None:
-            query = query.where(BatchRow.state == state)
+        named = (BatchRow.state, state), (BatchRow.run_id, run_id)
+        for column, value in (*named, (BatchRow.translator_version, translator)):
+            if value is not None:
+                query = query.where(column == value)
         with transaction(self._engine) as session:
-            return [row.record() for row in session.scalars(query)]
+            return [row.record() for row in session.scalars(part(query, limit, skip))]
 
     def latest_batch(self) -> BatchRecord | None:
         """The batch recorded last, or None before the first."""

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     MetaData,
+    Select,
     Table,
     Text,
     create_engine,
@@ -139,6 +140,11 @@ def save(session: Session, row: Row) -> Row:
     session.flush()
     session.refresh(row)
     return row
+
+
+def part(query: Select[Row], limit: int | None, skip: int) -> Select[Row]:
+    """At most `limit` rows of an ordered query, after the first `skip`; None: all of them."""
+    return query.offset(skip or None).limit(limit)
 
 
 def rising_now(session: Session, column: InstrumentedAttribute[datetime]) -> datetime:

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select, update
 
 from scalr_ray.core.errors import ScalrError, UsageError
 from scalr_ray.ledger.code import code_version
-from scalr_ray.ledger.database import rising_now, save, transaction
+from scalr_ray.ledger.database import part, rising_now, save, transaction
 from scalr_ray.ledger.owners import Owner
 from scalr_ray.ledger.records import RunRecord, RunStatus
 from scalr_ray.ledger.tables import RunRow
@@ -125,11 +125,21 @@ class Runs:
                 raise UsageError(f"there is no run {run_id}; `scalr runs` lists them")
             return row.record()
 
-    def runs(self, limit: int = 50) -> list[RunRecord]:
-        """The last `limit` runs, newest first."""
+    def runs(
+        self, limit: int | None = 50, *, skip: int = 0, verb: str | None = None
+    ) -> list[RunRecord]:
+        """Runs, newest first, or those of one verb.
+
+        Args:
+            limit: how many at most; None: all.
+            skip: how many of the newest to leave out.
+            verb: what was called.
+        """
         query = select(RunRow).order_by(RunRow.started_at.desc(), RunRow.run_id.desc())
+        if verb is not None:
+            query = query.where(RunRow.verb == verb)
         with transaction(self._engine) as session:
-            return [row.record() for row in session.scalars(query.limit(limit))]
+            return [row.record() for row in session.scalars(part(query, limit, skip))]
 
     def _end_run(self, run_id: str, *, status: RunStatus, **values: object) -> RunRecord:
         change = (

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import UsageError
-from scalr_ray.ledger.database import rising_now, save, transaction
+from scalr_ray.ledger.database import part, rising_now, save, transaction
 from scalr_ray.ledger.records import TranslatorRecord
 from scalr_ray.ledger.runs import Runs
 from scalr_ray.ledger.tables import TranslatorRow
@@ -97,10 +97,21 @@ class Translators(Runs):
             session.execute(change)
         return self.translator(version)
 
-    def translators(self) -> list[TranslatorRecord]:
-        """All translators, newest first."""
+    def translators(
+        self, *, run_id: str | None = None, limit: int | None = None, skip: int = 0
+    ) -> list[TranslatorRecord]:
+        """All translators, or those that a run trained, newest first.
+
+        Args:
+            run_id: the run.
+            limit: how many at most; None: all.
+            skip: how many of the newest to leave out.
+        """
+        query = _NEWEST_FIRST
+        if run_id is not None:
+            query = query.where(TranslatorRow.run_id == run_id)
         with transaction(self._engine) as session:
-            return [row.record() for row in session.scalars(_NEWEST_FIRST)]
+            return [row.record() for row in session.scalars(part(query, limit, skip))]
 
     def latest_translator(self) -> TranslatorRecord | None:
         """The translator recorded last, or None before the first."""

@@ -37,7 +37,9 @@ from scalr_ray.core.clock import EPOCH
 from scalr_ray.core.config import ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.core.layout import Layout
+from scalr_ray.jobs.reports import evaluations_of, read_report
 from scalr_ray.lake import PublishedBatch, SyntheticEventLake
+from scalr_ray.ledger import Ledger
 from scalr_ray.offline_store.cluster import ray_session
 
 pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
@@ -334,6 +336,9 @@ def test_evaluate_measures_and_reports(journey):
     assert report["batch_id"] == journey.batch_id
     assert report["lift_over_prior"]["all"]["ndcg_at_20"]["low"] > 0
     assert (out / "report.html").stat().st_size > 10_000
+    with closing(Ledger(Layout.of(journey.repo).database_url)) as ledger:
+        (run,) = evaluations_of(ledger, ledger.batch(journey.batch_id))
+    assert read_report(run) == (out / "report.html").read_bytes()
 
 
 def test_runs_lists_every_call_newest_first(journey):

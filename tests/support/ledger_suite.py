@@ -129,6 +129,22 @@ def test_runs_are_listed_newest_first_up_to_a_limit(ledger: Ledger) -> None:
     ids = [start(ledger) for _ in range(4)]
     assert [run.run_id for run in ledger.runs()] == ids[::-1]
     assert [run.run_id for run in ledger.runs(limit=2)] == ids[:1:-1]
+    assert [run.run_id for run in ledger.runs(limit=2, skip=1)] == ids[2:0:-1]
+    assert [run.run_id for run in ledger.runs(limit=None)] == ids[::-1]
+    assert [run.run_id for run in ledger.runs(verb="nothing")] == []
+
+
+def test_batches_and_translators_are_found_by_what_made_them_and_in_parts(ledger: Ledger) -> None:
+    runs = [start(ledger) for _ in range(2)]
+    for slot in range(4):
+        add_translator(ledger, f"t{slot}", run_id=runs[slot % 2])
+        add_batch(ledger, f"b{slot}", run_id=runs[slot % 2], translator_version=f"t{slot // 2}")
+    made = [record.version for record in ledger.translators(run_id=runs[0])]
+    assert made == ["t2", "t0"]
+    assert [batch.batch_id for batch in ledger.batches(run_id=runs[1])] == ["b3", "b1"]
+    assert [batch.batch_id for batch in ledger.batches(translator="t0")] == ["b1", "b0"]
+    assert [batch.batch_id for batch in ledger.batches(limit=2, skip=1)] == ["b2", "b1"]
+    assert [record.version for record in ledger.translators(skip=3)] == ["t0"]
 
 
 def test_records_are_frozen_and_outlive_the_ledger(ledger_url: str) -> None:

@@ -21,7 +21,7 @@ from scalr_ray.jobs.calls import exit_code_of
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
-VERBS += ("compact", "submit", "jobs", "status", "watch")
+VERBS += ("compact", "submit", "jobs", "status", "watch", "ui")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():

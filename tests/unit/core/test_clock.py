@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scalr_ray.core.clock import (
     EPOCH,
     as_of_sql,
+    duration,
     floor_day,
     from_micros,
     parse_time,
@@ -104,3 +105,18 @@ def test_as_of_in_sql_is_as_of_in_python(rows: list[tuple[datetime, datetime]]):
         for alias in ("", "e"):
             query = f"SELECT row FROM {table} WHERE {as_of_sql(NOON, alias)} ORDER BY row"
             assert [row for (row,) in connection.execute(query).fetchall()] == visible
+
+
+@pytest.mark.parametrize(
+    ("span", "told"),
+    [
+        (timedelta(0), "0 s"),
+        (timedelta(seconds=-5), "0 s"),
+        (timedelta(seconds=59), "59 s"),
+        (timedelta(minutes=3, seconds=4), "3 min 4 s"),
+        (timedelta(hours=2), "2 h 0 min"),
+        (timedelta(days=9, hours=23, minutes=59), "9 d 23 h"),
+    ],
+)
+def test_spans_are_told_in_two_units(span, told):
+    assert duration(span) == told

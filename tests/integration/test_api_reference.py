@@ -47,6 +47,15 @@ def test_it_is_made_without_a_warning(tmp_path):
     assert 'href="scalr_ray/jobs/increment.html#RunOutcome"' in sdk
 
 
+def test_no_public_face_is_left_out():
+    rooms = {
+        ".".join(file.parent.relative_to(ROOT).parts)
+        for file, tree in TREES.items()
+        if file.name == "__init__.py" and "__all__" in definitions(tree)
+    }
+    assert {room for room in rooms if room.count(".") <= 1} <= set(FACES)
+
+
 def public(doc: Doc) -> Iterator[Doc]:
     """What is documented below a module or a class, itself included."""
     yield doc

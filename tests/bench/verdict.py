@@ -1,9 +1,10 @@
 """What the events are worth to several trainers, against a placebo and against mass alone.
 
-    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--trainers ials]
+    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--kind neural]
 
-For each direction a frequency translator draws events as of the test cut, as `scalr run` does by
-default: sampled, for the users without target history. Each trainer then learns from
+For each direction a translator of one `--kind`, over the popularity of 90 days, draws events as of
+the test cut, as `scalr run` does by default: sampled, for the users without target history. Each
+trainer then learns from
 
 - the real events alone,
 - the real and the synthetic events,
@@ -36,9 +37,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from scalr_ray.core.config import ScalrConfig
+from scalr_ray.core.config import NeuralSettings, ScalrConfig
 from scalr_ray.core.events import synthetic_event_schema
-from scalr_ray.generate import plan_users
+from scalr_ray.generate import Coding, plan_users
 from scalr_ray.jobs.arms import (
     Holdout,
     best_likelihood,
@@ -58,6 +59,7 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
+from scalr_ray.learn.neural import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
 from tests.bench.amazon import DIRECTIONS, Split, read_split
 from tests.bench.directions import interval, say
@@ -175,7 +177,8 @@ class Bench:
         """Synthetic events and their placebo as training rows of weight 1."""
         config = ScalrConfig(seed=seed)
         cut = self.prior.as_of
-        plan = plan_users(self.events, plan_rules(config, cut, decay_events=0.0))
+        rules = plan_rules(config, cut, decay_events=0.0)
+        plan = plan_users(self.events, rules, coding=Coding.of(self.translator))
         plan = plan.filter(pa.array(self.admitted[self.events.users.codes(plan["user_id"])]))
         one, other = (
             draw_settings(config, batch_id=name, version=name, as_of=cut, label=name)
@@ -227,27 +230,40 @@ def users_of(data: Interactions) -> int:
     return len(np.unique(data.rows))
 
 
-def benches(split: Split) -> tuple[Bench, Bench]:
-    """The validation window, some users stripped of their history, and the test."""
+def fitted_frequency(split: Split, stage: Stage) -> tuple[Translator, Translator]:
+    """As of the validation cut, from what the stage leaves visible; and as of the test cut."""
     mix = Prior.fixed(WINDOW_DAYS, BACKGROUND).mix
-    fitted = fit_translator(
-        split.events,
-        validation_cut=split.validation_cut,
-        cutoff=split.cut,
-        grid=GRID,
-        mix=mix,
-        seed=0,
-    ).translator
+    cuts = {"validation_cut": split.validation_cut, "cutoff": split.cut}
+    fitted = fit_translator(split.events, **cuts, grid=GRID, mix=mix, seed=0).translator
+    before = translator_as_of(
+        stage.visible, split.validation_cut, strength=fitted.strength, mix=mix
+    )
+    return before, fitted
+
+
+def fitted_net(split: Split, stage: Stage) -> tuple[Translator, Translator]:
+    """The same of a network."""
+    mix = Prior.fixed(WINDOW_DAYS, BACKGROUND).mix
+    how = NeuralFit(mix=mix, alphas=GRID.alphas, settings=NeuralSettings(), seed=0)
+    cuts = {"validation_cut": split.validation_cut, "cutoff": split.cut}
+    fitted = fit_neural(split.events, **cuts, how=how, hidden=stage.hidden)
+    return fitted.at_validation, fitted.translator
+
+
+FITTED = {"frequency": fitted_frequency, "neural": fitted_net}
+
+
+def benches(split: Split, kind: str) -> tuple[Bench, Bench]:
+    """The validation window, some users stripped of their history, and the test."""
     stage = Stage.of(split.events, validation_cut=split.validation_cut, cutoff=split.cut, seed=0)
+    before, fitted = FITTED[kind](split, stage)
     visible = stage.visible
     outcomes = split.events.target.between(split.validation_cut, split.cut)
     prior = PopularityConfig(as_of=split.cut, window_days=WINDOW_DAYS, background=BACKGROUND)
     validation = Bench(
         events=visible,
         test=holdout(visible, outcomes.users, outcomes.items),
-        translator=translator_as_of(
-            visible, split.validation_cut, strength=fitted.strength, mix=mix
-        ),
+        translator=before,
         admitted=stage.hidden,
         prior=replace(prior, as_of=split.validation_cut),
     )
@@ -423,6 +439,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--kind", choices=tuple(FITTED), default="frequency")
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")
     parser.add_argument("--weight", type=float, help="instead of the one that validation chooses")
@@ -433,7 +450,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.only and asked.only != target:
             continue
         split = read_split(asked.data, data, [source], target)
-        validation, test = benches(split)
+        validation, test = benches(split, asked.kind)
         on_window = [validation.draw(seed)[0] for seed in range(asked.seeds)]
         drawn = [test.draw(seed) for seed in range(asked.seeds)]
         counts = np.bincount(split.events.target.items, minlength=len(split.test.rankable))

@@ -15,10 +15,18 @@ ARGS =
 TIMES = 20
 LOAD = 5
 ROUNDS = 200
-TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0
+TOOLS = pip-audit==2.10.1 cyclonedx-bom==7.5.0 uv==0.13.9
 # They reach the recipe through its environment, where a path with spaces stays one word.
 export EVENTS SOURCE TARGET OUT DATA
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# A PYTHON named on the command line of another version than that of .venv has .venv made anew.
+minor = $(shell $(1) -c 'import sys; print(*sys.version_info[:2])' 2>/dev/null)
+ifeq ($(origin PYTHON),command line)
+ifneq ($(call minor,.venv/bin/python),$(call minor,$(firstword $(PYTHON))))
+OTHER = other-python
+endif
+endif
 
 # Sets $$python to the first interpreter that is new enough and can make a virtual environment.
 define find_python
@@ -39,17 +47,20 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test compare bench real truth nodes load soak fuzz audit sbom licences
-.PHONY: lint types imports check format docs lock clean
+.PHONY: help install other-python demo up down test lowest newest compare bench real truth nodes load
+.PHONY: soak fuzz audit sbom licences lint types imports check format docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 install: .venv/.installed ## make .venv from the lock file; does nothing when it is up to date
 
-.venv/.installed: requirements.lock pyproject.toml
+other-python: ;
+
+.venv/.installed: requirements.lock pyproject.toml $(OTHER)
 	@$(find_python); \
 	set -e; \
+	if [ -n "$(OTHER)" ]; then rm -rf .venv; fi; \
 	echo "Installing into .venv with $$python (some minutes the first time)"; \
 	"$$python" -m venv .venv; \
 	$(BIN)/python -m pip install -r requirements.lock; \
@@ -65,6 +76,26 @@ demo: install ## the whole path on a planted world, or with EVENTS= SOURCE= TARG
 
 test: install ## run all tests, two files at a time; ARGS="-k lake" narrows them
 	$(BIN)/python -m pytest --quiet --durations=20 --numprocesses=2 --dist=loadfile --max-worker-restart=0 $(ARGS)
+
+lowest: .lowest/.installed ## run all tests on the lowest versions that pyproject.toml allows; ARGS= as for test
+	.lowest/bin/python -m pytest --quiet $(NOT_LOCKED) $(ARGS)
+
+newest: .newest/.installed ## the same on the newest there were when .newest was made; remove it to have them afresh
+	.newest/bin/python -m pytest --quiet $(NOT_LOCKED) $(ARGS)
+
+# Licences are told of what is locked, which is not what is installed there.
+NOT_LOCKED = --ignore=tests/unit/core/test_licences.py
+
+# The lists are constraints, so that pip takes of them what it needs: a torch for CPUs needs no CUDA.
+.lowest/.installed .newest/.installed: pyproject.toml .tools/.installed
+	@$(find_python); \
+	set -e; \
+	case $(@D) in .lowest) resolution=lowest-direct ;; *) resolution=highest ;; esac; \
+	"$$python" -m venv --clear $(@D); \
+	.tools/bin/uv pip compile --quiet --no-header --extra dev --resolution "$$resolution" \
+		--python $(@D)/bin/python --output-file $(@D)/constraints.txt pyproject.toml; \
+	$(@D)/bin/python -m pip install --constraint $(@D)/constraints.txt --editable '.[dev]'; \
+	touch $@
 
 compare: install ## what our offline store and those of Feast answer, side by side
 	@$(BIN)/python -m tests.contract.compare
@@ -166,6 +197,6 @@ lock: ## resolve pyproject.toml afresh into requirements.lock
 	cp "$$new/lock" requirements.lock
 
 clean: ## remove .venv, caches and build output; results of demos stay
-	rm -rf .venv .tools sbom.json site build dist scalr.egg-info .coverage \
+	rm -rf .venv .lowest .newest .tools sbom.json site build dist scalr.egg-info .coverage \
 		.hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find feature_repo scalr_ray tests training -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -59,7 +59,7 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
-from scalr_ray.learn.neural import NeuralFit, fit_neural
+from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
 from tests.bench.amazon import DIRECTIONS, Split, read_split
 from tests.bench.directions import interval, say

@@ -98,7 +98,7 @@ class Workspace:
                 running as run,
                 logs.telling(run=run.run_id, stage=verb),
                 open_lineage.told(project, verb, run.run_id),
-                _failure_logged(),
+                _FailureLogged(),
             ):
                 yield run
             failed = False
@@ -199,14 +199,14 @@ class Workspace:
         )
 
 
-@contextmanager
-def _failure_logged() -> Iterator[None]:
-    """Log what ends the block; an error of ours with its message, others with their traceback."""
-    try:
-        yield
-    except ScalrError as error:
-        _LOG.error("%s", error.message, extra=logs.fields(code=error.code))
-        raise
-    except Exception:
-        _LOG.exception("the stage ended with an error")
-        raise
+class _FailureLogged:
+    """Logs what ends the block; an error of ours with its message, others with their traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _where: object) -> None:
+        if isinstance(error, ScalrError):
+            _LOG.error("%s", error.message, extra=logs.fields(code=error.code))
+        elif isinstance(error, Exception):
+            _LOG.error("the stage ended with an error", exc_info=error)

@@ -127,6 +127,13 @@ class Interactions:
         known[self.rows[~self.is_synthetic & (self.weights > 0)]] = True
         return self.part(~(self.is_synthetic & known[self.rows]))
 
+    def newcomers(self) -> tuple[NDArray[np.intp], sp.csr_matrix]:
+        """The codes of users with synthetic rows only, (V,), and their summed weights, (V, I)."""
+        rows = self.for_fold_in()
+        weights = rows.part(rows.is_synthetic).matrix()
+        codes = np.flatnonzero(weights.getnnz(axis=1))
+        return codes, weights[codes]
+
     def matrix(self) -> sp.csr_matrix:
         """The summed weight of every pair, (U, I) float64; pairs without weight are not stored."""
         summed = sp.csr_matrix((self.weights, (self.rows, self.cols)), shape=self.shape)
@@ -204,6 +211,11 @@ Checkpoint = Callable[[State], None]
 # How synthetic rows enter a factorisation: as rows like any others; or real rows alone decide what
 # items and users are, and the synthetic ones then only say who the users without real rows are.
 WayIn = Literal["rows", "fold-in"]
+
+
+def factorised_rows(interactions: Interactions, way: WayIn) -> Interactions:
+    """The rows that decide the factors of both sides."""
+    return interactions.real() if way == "fold-in" else interactions
 
 
 def checked_way(way: str, ways: tuple[str, ...]) -> None:

@@ -34,6 +34,7 @@ from training.models.base import (
     Interactions,
     WayIn,
     checked_way,
+    factorised_rows,
     rows_or_zero,
     same_rows,
 )
@@ -95,7 +96,7 @@ class IALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where the items start."""
-        factorised = self._factorised(interactions)
+        factorised = factorised_rows(interactions, self._config.synthetic)
         factorised.refuse_empty()
         users, items = interactions.shape
         start = np.random.default_rng(seed).standard_normal((items, self._config.factors))
@@ -119,7 +120,7 @@ class IALS:
         # One thread: the products are so small that threads wait for each other (20 times slower on
         # a busy machine), and the result must not depend on the number of cores.
         with threadpool_limits(limits=1, user_api="blas"):
-            weights = self._factorised(interactions).matrix()
+            weights = factorised_rows(interactions, self._config.synthetic).matrix()
             sweeps = _sweeps(weights, users, items, self._config, done)
             for sweep, (x, y) in enumerate(sweeps, start=done + 1):
                 self._fitted = x, y, log_prior
@@ -127,22 +128,16 @@ class IALS:
                 if checkpoint:
                     checkpoint(self.state())
             if self._config.synthetic == "fold-in":
-                self._fold_in(interactions.for_fold_in())
-
-    def _factorised(self, interactions: Interactions) -> Interactions:
-        """The rows that both sides are solved for."""
-        return interactions.real() if self._config.synthetic == "fold-in" else interactions
+                self._fold_in(interactions)
 
     def _fold_in(self, interactions: Interactions) -> None:
-        """Give the users of synthetic rows factors of their own; all of them have no real row."""
-        users, items, log_prior = self._factors()
-        weights = interactions.part(interactions.is_synthetic).matrix()
-        newcomers = np.flatnonzero(weights.getnnz(axis=1))
+        """Give users with synthetic rows only factors of their own."""
+        newcomers, weights = interactions.newcomers()
         if not len(newcomers):
             return
+        users, items, log_prior = self._factors()
         users = users.copy()
-        side = _side(weights[newcomers], len(items), self._config)
-        users[newcomers] = side.fold_in(items)
+        users[newcomers] = _side(weights, len(items), self._config).fold_in(items)
         self._fitted = users, items, log_prior
 
     def scores(self, user_codes: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -25,6 +25,7 @@ from training.models.base import (
     Interactions,
     WayIn,
     checked_way,
+    factorised_rows,
     rows_or_zero,
     same_rows,
 )
@@ -71,7 +72,7 @@ class ImplicitALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where they start."""
-        self._factorised(interactions).refuse_empty()
+        factorised_rows(interactions, self._config.synthetic).refuse_empty()
         log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         self._tensors = {"log_prior": log_prior}
         self._progress = {"sweeps": 0, "seed": seed, "rows": interactions.digest()}
@@ -135,16 +136,10 @@ class ImplicitALS:
                 if checkpoint:
                     checkpoint(self.state())
 
-            matrix = self._factorised(interactions).matrix().astype(np.float32)
-            model.fit(matrix, show_progress=False, callback=keep)
+            rows = factorised_rows(interactions, config.synthetic)
+            model.fit(rows.matrix().astype(np.float32), show_progress=False, callback=keep)
             if config.synthetic == "fold-in":
-                rows = interactions.for_fold_in()
-                weights = rows.part(rows.is_synthetic).matrix().astype(np.float32)
-                newcomers = np.flatnonzero(weights.getnnz(axis=1))
+                newcomers, weights = interactions.newcomers()
                 users = model.user_factors.copy()
-                users[newcomers] = model.recalculate_user(newcomers, weights[newcomers])
+                users[newcomers] = model.recalculate_user(newcomers, weights.astype(np.float32))
                 self._tensors["users"] = users
-
-    def _factorised(self, interactions: Interactions) -> Interactions:
-        """The rows that both sides are solved for."""
-        return interactions.real() if self._config.synthetic == "fold-in" else interactions

@@ -213,8 +213,8 @@ Checkpoint = Callable[[State], None]
 WayIn = Literal["rows", "fold-in"]
 
 
-def factorised_rows(interactions: Interactions, way: WayIn) -> Interactions:
-    """The rows that decide the factors of both sides."""
+def deciding_rows(interactions: Interactions, way: str) -> Interactions:
+    """The rows that decide what items are, and users who are not folded in."""
     return interactions.real() if way == "fold-in" else interactions
 
 

@@ -34,7 +34,7 @@ from training.models.base import (
     Interactions,
     WayIn,
     checked_way,
-    factorised_rows,
+    deciding_rows,
     rows_or_zero,
     same_rows,
 )
@@ -96,7 +96,7 @@ class IALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where the items start."""
-        factorised = factorised_rows(interactions, self._config.synthetic)
+        factorised = deciding_rows(interactions, self._config.synthetic)
         factorised.refuse_empty()
         users, items = interactions.shape
         start = np.random.default_rng(seed).standard_normal((items, self._config.factors))
@@ -120,7 +120,7 @@ class IALS:
         # One thread: the products are so small that threads wait for each other (20 times slower on
         # a busy machine), and the result must not depend on the number of cores.
         with threadpool_limits(limits=1, user_api="blas"):
-            weights = factorised_rows(interactions, self._config.synthetic).matrix()
+            weights = deciding_rows(interactions, self._config.synthetic).matrix()
             sweeps = _sweeps(weights, users, items, self._config, done)
             for sweep, (x, y) in enumerate(sweeps, start=done + 1):
                 self._fitted = x, y, log_prior

@@ -25,7 +25,7 @@ from training.models.base import (
     Interactions,
     WayIn,
     checked_way,
-    factorised_rows,
+    deciding_rows,
     rows_or_zero,
     same_rows,
 )
@@ -72,7 +72,7 @@ class ImplicitALS:
         self, interactions: Interactions, *, seed: int, checkpoint: Checkpoint | None = None
     ) -> None:
         """Learn the factors; `seed` draws where they start."""
-        factorised_rows(interactions, self._config.synthetic).refuse_empty()
+        deciding_rows(interactions, self._config.synthetic).refuse_empty()
         log_prior = log_popularity(interactions, self._config.prior).astype(np.float32)
         self._tensors = {"log_prior": log_prior}
         self._progress = {"sweeps": 0, "seed": seed, "rows": interactions.digest()}
@@ -136,7 +136,7 @@ class ImplicitALS:
                 if checkpoint:
                     checkpoint(self.state())
 
-            rows = factorised_rows(interactions, config.synthetic)
+            rows = deciding_rows(interactions, config.synthetic)
             model.fit(rows.matrix().astype(np.float32), show_progress=False, callback=keep)
             if config.synthetic == "fold-in":
                 newcomers, weights = interactions.newcomers()

@@ -28,6 +28,7 @@ from training.models.base import (
     Interactions,
     checked_codes,
     checked_way,
+    deciding_rows,
     same_rows,
 )
 from training.models.popularity import PopularityConfig, log_popularity
@@ -96,10 +97,10 @@ class Net(nn.Module):
         for name in ("item_mass", "log_prior", "main_share", "aux_share"):
             self.register_buffer(name, torch.zeros(items))
 
-    def see(self, data: Interactions, prior: PopularityConfig) -> None:
-        """Fill the buffers from the rows."""
+    def see(self, data: Interactions, deciding: Interactions, prior: PopularityConfig) -> None:
+        """Fill the buffers from the rows, what they say of items from the `deciding` ones."""
         self.user_mass.copy_(_mass(data.rows, data, len(self.user_mass)))
-        self.item_mass.copy_(_mass(data.cols, data, len(self.item_mass)))
+        self.item_mass.copy_(_mass(deciding.cols, deciding, len(self.item_mass)))
         self.log_prior.copy_(torch.from_numpy(log_popularity(data, prior)))
 
     def begin(self, data: Interactions, weights: Heads) -> None:
@@ -190,16 +191,12 @@ class NeuralRanker(Generic[ConfigT]):
             TrainingDiverged: the loss is no longer finite.
         """
         data = self._rows(interactions)
-        data.refuse_empty()
-        if self._config.synthetic == "fold-in":
-            data.real().refuse_empty()
+        deciding = deciding_rows(data, self._config.synthetic)
+        deciding.refuse_empty()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._net = self._new_net(*interactions.shape)
-        self._net.see(data, self._config.prior)
-        if self._config.synthetic == "fold-in":
-            real = data.real()
-            self._net.item_mass.copy_(_mass(real.cols, real, len(self._net.item_mass)))
+        self._net.see(data, deciding, self._config.prior)
         self._progress = {"seed": seed, "phase": 0, "epoch": 0, "rows": interactions.digest()}
         self._moments = {}
         self._train(data, checkpoint)

@@ -109,9 +109,9 @@ class SequentialNet(Net):
         self.query = nn.Parameter(torch.zeros(width))
         self.main, self.aux = ItemHead(width), ItemHead(width)
 
-    def see(self, data: Interactions, prior: PopularityConfig) -> None:
-        """Fill the buffers from the rows."""
-        super().see(data, prior)
+    def see(self, data: Interactions, deciding: Interactions, prior: PopularityConfig) -> None:
+        """Also lay out the rows of each user."""
+        super().see(data, deciding, prior)
         placed = _placed(data, *self.history.shape)
         days = (to_micros(prior.as_of) - data.timestamps) / _DAY_US
         self.history.copy_(_laid_out(placed, data.cols, _NO_ROW))

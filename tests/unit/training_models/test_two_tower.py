@@ -26,7 +26,7 @@ def test_users_lose_what_their_rows_lose_one_by_one():
     heads = Heads(main=data.weights * ~data.is_synthetic, aux=data.weights * data.is_synthetic)
     torch.manual_seed(0)
     net = TwoTowerNet(USERS, ITEMS, 4)
-    net.see(data, PRIOR)
+    net.see(data, data, PRIOR)
     net.begin(data, heads)
     units = np.array([7, 2, 5])
     expected = torch.tensor(0.0)

@@ -14,6 +14,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 from scalr_ray import Scalr
 from scalr_ray.core.events import event_schema
 from scalr_ray.core.layout import Layout
+from scalr_ray.ingest.files import write_tables
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake.catalog import TABLE_NAME, open_catalog
 from scalr_ray.ledger import BatchState
@@ -106,8 +107,8 @@ def add_events(layout: Layout, view: str, users: Sequence[str], domain: str) -> 
         for slot, user in enumerate(users)
     ]
     part = layout.events(view) / "part-0.parquet"
-    part.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=event_schema("string", "int64")), part)
+    # Whole or not at all, as an import does it: whoever writes may be killed at any instant.
+    write_tables({part: pa.Table.from_pylist(rows, schema=event_schema("string", "int64"))})
     return part
 
 

@@ -13,6 +13,7 @@ saved.py     training sets that were saved: load, compare, remove, take users ou
 models/      downstream trainers; they know neither Feast nor Ray
 train.py     `python -m training.train`: one of them on such a set (workers.py: on Ray Train)
 metrics.py   full-catalogue ranking metrics under a global time cut
+pointwise.py what probabilities of pairs are worth: order and calibration
 lift.py      paired lift between two arms, with intervals (bootstrap.py) and a verdict (verdict.py)
 report.py    report.json and a self-contained report.html (report_page.py, report_plots.py)
 ```

@@ -129,37 +129,6 @@ def mrr_at_k(top: NDArray[np.int64], relevant: sp.csr_matrix) -> NDArray[np.floa
     return np.asarray((hits / np.arange(1, top.shape[1] + 1)).max(axis=1), dtype=np.float64)
 
 
-def normalised_entropy(
-    labels: NDArray[np.bool_], probabilities: NDArray[np.floating], weights: NDArray[np.float64]
-) -> float:
-    """The weighted log loss over that of always saying the base rate (He et al. 2014), at least 0.
-
-    Below 1, the probabilities know more than the base rate; a probability that is off by a factor
-    raises it, so that it judges calibration too.
-
-    Args:
-        labels: (N,), both of them present with weight.
-        probabilities: (N,), strictly between 0 and 1.
-        weights: (N,), finite and at least 0.
-
-    Raises:
-        DataError: a probability is not inside, or only one label has weight.
-
-    Example:
-        >>> labels = np.array([True, False, False, False])
-        >>> normalised_entropy(labels, np.full(4, 0.25), np.ones(4))
-        1.0
-    """
-    if not ((probabilities > 0) & (probabilities < 1)).all():
-        raise DataError("probabilities lie strictly between 0 and 1; one of these does not")
-    rate = float(np.average(labels, weights=weights)) if weights.any() else 0.0
-    if not 0.0 < rate < 1.0:
-        raise DataError("only one label has weight; the base rate predicts it perfectly")
-    exact = np.where(labels, probabilities, 1.0 - probabilities.astype(np.float64))
-    base = np.where(labels, rate, 1.0 - rate)
-    return float((weights @ np.log(exact)) / (weights @ np.log(base)))
-
-
 def coverage_at_k(top: NDArray[np.int64], catalogue_size: int) -> float:
     """The share of the rankable catalogue that appears in at least one of the rankings.
 

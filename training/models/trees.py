@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from scalr_ray.core.errors import UsageError
 from scalr_ray.core.keyed import stream_seed
@@ -104,6 +105,20 @@ class Trees:
             scores[places] += shrunk[:, None] * said.reshape(features.shape[:2])
         return scores.astype(np.float32)
 
+    def probabilities(
+        self, user_codes: NDArray[np.int64], item_codes: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """The probability that a pair, among its negatives, is one that was taken, (B,).
+
+        Raises:
+            UsageError: the ranker has not been fitted.
+        """
+        taken = self._taken()
+        mass = np.asarray(taken.sum(axis=1)).ravel()[user_codes]
+        said = mass / (mass + 1.0) * self._said(_pair_features(taken, user_codes, item_codes))
+        probabilities: NDArray[np.float64] = expit(said + self._odds()[item_codes])
+        return probabilities
+
     def state(self) -> State:
         """The trees as LightGBM's text, the weights of all pairs and the log prior."""
         taken = self._taken()
@@ -139,6 +154,14 @@ class Trees:
             )
         return said
 
+    def _odds(self) -> NDArray[np.float64]:
+        """The log odds of a pair by the item's share (I,); see `training.models.negatives`."""
+        share = np.asarray(self._taken().sum(axis=0)).ravel() + _UNTAKEN
+        odds: NDArray[np.float64] = np.log(
+            share / share.sum() * len(share) / self._config.negatives
+        )
+        return odds
+
     def _boost(self, data: Interactions, checkpoint: Checkpoint | None) -> None:
         lightgbm, config = _lightgbm(), self._config
         taken, before, done = self._taken(), list(self._texts), int(self._progress["trees"])
@@ -147,13 +170,11 @@ class Trees:
         users = np.repeat(data.rows, items.shape[1])
         features = _pair_features(taken, users, items.ravel())
         labels = np.tile(np.arange(items.shape[1]) == 0, len(items))
-        share = np.asarray(taken.sum(axis=0)).ravel() + _UNTAKEN
-        odds = np.log(share / share.sum() * len(share) / config.negatives)
         rows = lightgbm.Dataset(
             features,
             label=labels,
             weight=np.repeat(data.weights, items.shape[1]),
-            init_score=odds[items.ravel()] + self._said(features),
+            init_score=self._odds()[items.ravel()] + self._said(features),
         )
 
         def keep(env: Any) -> None:  # noqa: ANN401 - LightGBM's

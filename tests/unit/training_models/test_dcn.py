@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from ranker_cases import BLOCKS, CROSS, interactions
 
-from scalr_ray.core.errors import DataError, UsageError
-from training.metrics import normalised_entropy
+from scalr_ray.core.errors import UsageError
 from training.models.dcn import DCN
 from training.models.negatives import drawn_items
+from training.pointwise import normalised_entropy
 
 USERS, ITEMS = 60, 12
 
@@ -78,10 +78,6 @@ def test_negatives_of_a_row_do_not_depend_on_other_rows():
     assert counts.min() > 0.7 * counts.mean()
 
 
-def test_what_has_no_entropy_is_refused():
-    with pytest.raises(DataError, match="only one label"):
-        normalised_entropy(np.ones(3, dtype=bool), np.full(3, 0.5), np.ones(3))
-    with pytest.raises(DataError, match="strictly between"):
-        normalised_entropy(np.array([True, False]), np.array([0.0, 0.5]), np.ones(2))
+def test_an_unknown_way_in_is_refused():
     with pytest.raises(UsageError, match="synthetic is 'tail'"):
         replace(CROSS, synthetic="tail")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from ranker_cases import PRIOR, all_scores, interactions, random_pairs, taken
 
 from scalr_ray.core.keyed import stream_seed
@@ -46,3 +47,17 @@ def test_rows_of_small_weight_leave_the_pairs_that_others_were_trained_on():
     users = np.repeat(kept.rows, items.shape[1])
     pairs = users, items.ravel()
     np.testing.assert_allclose(beside[pairs], without[pairs], atol=1e-3)
+
+
+def test_probabilities_start_at_the_share_and_are_calibrated_on_unseen_negatives():
+    data = interactions(random_pairs(40, 12, 300), users=41, items=12)
+    ranker = Trees(CONFIG)
+    ranker.fit(data, seed=0)
+    share = data.matrix().toarray().sum(axis=0) + 0.1
+    odds = share / share.sum() * 12 / CONFIG.negatives
+    nobody = ranker.probabilities(np.full(12, 40), np.arange(12))
+    np.testing.assert_allclose(nobody, odds / (1 + odds))
+    kept = data.merged()
+    items = drawn_items(kept, np.arange(len(kept.rows)), CONFIG.negatives, 99)
+    said = ranker.probabilities(np.repeat(kept.rows, items.shape[1]), items.ravel())
+    assert said.sum() / len(items) == pytest.approx(1.0, abs=0.1)

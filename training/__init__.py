@@ -15,6 +15,7 @@ train.py     `python -m training.train`: one of them on such a set (workers.py: 
 metrics.py   full-catalogue ranking metrics under a global time cut
 pointwise.py what probabilities of pairs are worth: order and calibration
 lift.py      paired lift between two arms, with intervals (bootstrap.py) and a verdict (verdict.py)
+segments.py  where a lift comes from, and who pays for it, corrected for so many questions
 report.py    report.json and a self-contained report.html (report_page.py, report_plots.py)
 ```
 Nothing here is imported before it is used: `import training` costs nothing.

@@ -22,7 +22,8 @@ It is read off NDCG in the segments `all`, `hidden` and `warm`, from the lift ov
 4. Where it is neither `helps` nor `harms` and both R and P are gains in `hidden`: helps.
 
 So a gain counts only where a placebo does not give it too, and users with history are never traded
-for users without unless all of them together gain.
+for users without unless all of them together gain. Where nothing was found, the sentence says what
+would have been: the least lift that is found in four of five such measurements.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ import math
 from collections.abc import Mapping
 from enum import StrEnum
 
+from scalr_ray.core.errors import UnderpoweredError
 from training.bootstrap import Interval
 
 MIN_USERS = 50
@@ -99,7 +101,38 @@ def judge(
     elif verdict is not Verdict.HELPS and _helps(real, placebo, "hidden"):
         verdict, segment = Verdict.HELPS, "hidden"
     sentence = _sentence(verdict, segment, real[segment], placebo[segment])
-    return verdict, " ".join([sentence, *_remarks(verdict, real, harmed, users)])
+    remarks = [*_found(verdict, real[segment]), *_remarks(verdict, real, harmed, users)]
+    return verdict, " ".join([sentence, *remarks])
+
+
+def decides(
+    verdict: Verdict, lift_over_real: Mapping[str, Mapping[str, Interval]], *, users: int
+) -> bool:
+    """Whether the synthetic events help, yes or no.
+
+    Args:
+        verdict: as `judge` gave it.
+        lift_over_real: what it was given.
+        users: number of test users.
+
+    Raises:
+        UnderpoweredError: it cannot be told; the message says how many users it would take.
+    """
+    if verdict is not Verdict.CANNOT_TELL:
+        return verdict is Verdict.HELPS
+    lift = _ndcg(lift_over_real["all"])
+    width = lift.high - lift.low
+    if not math.isfinite(width):
+        raise UnderpoweredError(
+            f"{users} test users tell nothing; measure later, or with an earlier cut"
+        )
+    # The width falls with the root of the number of users.
+    needed = max(MIN_USERS, math.ceil(users * max(1.0, width / MAX_WIDTH) ** 2))
+    raise UnderpoweredError(
+        f"{users} test users cannot decide: of all users' NDCG no lift below "
+        f"{100 * lift.detectable:.0f} % is found in four of five such measurements; about "
+        f"{needed:,} would do: measure later, or over several cuts"
+    )
 
 
 def _ndcg(metrics: Mapping[str, Interval]) -> Interval:
@@ -147,6 +180,14 @@ def _sentence(verdict: Verdict, segment: str, real: Interval, placebo: Interval)
             f"{over_placebo}."
         )
     return f"The synthetic events have no measurable effect: NDCG of {who} {over_real}."
+
+
+def _found(verdict: Verdict, real: Interval) -> list[str]:
+    """What would have been found, where nothing was."""
+    silent = verdict is Verdict.CANNOT_TELL or read(real) is Reading.NOTHING
+    if not silent or not math.isfinite(real.detectable):
+        return []
+    return [f"A lift of {100 * real.detectable:.0f} % would be found in four of five such tests."]
 
 
 def _remarks(

@@ -6,7 +6,8 @@ ScalrError                    exit 1   a bug, or a failure nobody foresaw
 │   ├── ConfigError                    scalr.yaml or an override is wrong
 │   ├── DataError                      a file, a column, a row or a domain is wrong
 │   │   └── TooLittleData              nothing is wrong, but there is not enough of it yet
-│   └── MassReached                    the published events weigh as much as all may
+│   ├── MassReached                    the published events weigh as much as all may
+│   └── UnderpoweredError              a measurement is too small to decide
 ├── LeakageError              exit 1   a row that could not have been known was about to be used
 ├── TrainingDiverged          exit 1   the loss is no longer finite; the last good epoch is kept
 ├── GateRefused               exit 3   the gate found a batch unfit to publish
@@ -70,6 +71,12 @@ class MassReached(UsageError):
     """The published events weigh as much as all synthetic events may; another batch adds none."""
 
     code = "mass_reached"
+
+
+class UnderpoweredError(UsageError):
+    """A measurement was asked to decide, and its intervals are too wide for that."""
+
+    code = "underpowered"
 
 
 class LeakageError(ScalrError):

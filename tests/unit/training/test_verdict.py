@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
+from scalr_ray.core.errors import UnderpoweredError
 from training.lift import ArmResult, Interval, Verdict, judge, paired_lift
-from training.verdict import MIN_USERS, Reading, read
+from training.verdict import MIN_USERS, Reading, decides, read
 
 GAIN = Interval(estimate=0.2, low=0.1, high=0.3)
 LOSS = Interval(estimate=-0.2, low=-0.3, high=-0.1)
@@ -146,3 +147,35 @@ def test_a_null_world_is_not_said_to_help():
 def _arm(ndcg):
     top = np.zeros((*ndcg.shape, 1), dtype=np.int64)
     return ArmResult(top=top, ndcg=ndcg, recall=ndcg, catalogue_size=1)
+
+
+def test_where_nothing_was_found_the_sentence_says_what_would_have_been():
+    lift = Interval(estimate=0.0, low=-0.14, high=0.14)
+    _, sentence = verdict_of(segments(lift), segments(NOTHING))
+    # Of 1.96 standard errors to each side, 2.8 are found in four of five.
+    assert lift.detectable == pytest.approx(0.2, abs=1e-3)
+    assert "A lift of 20 % would be found in four of five such tests." in sentence
+    _, sentence = verdict_of(segments(GAIN), segments(GAIN))
+    assert "would be found" not in sentence
+
+
+def test_what_is_detectable_is_detected_in_four_of_five():
+    random = np.random.default_rng(0)
+    lift = Interval(estimate=0.0, low=-0.1, high=0.1).detectable
+    found = random.normal(lift, 0.1 / 1.959964, 100_000) > 0.1
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_asked_to_decide_it_says_yes_or_no_or_that_it_cannot():
+    over_real = {"all": {"ndcg_at_20": GAIN}}
+    assert decides(Verdict.HELPS, over_real, users=1000)
+    for verdict in (Verdict.NO_EFFECT, Verdict.HARMS):
+        assert not decides(verdict, over_real, users=1000)
+    wide = {"all": {"ndcg_at_20": Interval(estimate=0.1, low=-0.4, high=0.6)}}
+    with pytest.raises(UnderpoweredError, match=r"1000 test users cannot decide.*about 4,000"):
+        decides(Verdict.CANNOT_TELL, wide, users=1000)
+    narrow = {"all": {"ndcg_at_20": NOTHING}}
+    with pytest.raises(UnderpoweredError, match="about 50 would do"):
+        decides(Verdict.CANNOT_TELL, narrow, users=20)
+    with pytest.raises(UnderpoweredError, match="tell nothing"):
+        decides(Verdict.CANNOT_TELL, {"all": {"ndcg_at_20": UNDEFINED}}, users=3)

@@ -7,10 +7,13 @@ verdict              helps, no_effect, harms or cannot_tell
 sentence, cautions   the verdict in plain language, and what to keep in mind
 published            whether the synthetic events went into the offline store
 rankers, baselines   {name: {segment: {metric: value}}}
-arms                 {real_only, synthetic, placebo: {segment: {metric: value}}}
+arms                 {real_only, synthetic, folded_in, placebo: {segment: {metric: value}}}
 lift                 {segment: {metric: {estimate, low, high}}}, of synthetic over real only
 lift_over_placebo    the same, of synthetic over placebo
 lift_over_prior      the same, of the translator over the prior
+lift_folded_over_real, lift_folded_over_rows
+                     the same, of folded in over real only, and over synthetic
+better_way           fold-in, rows, depends, no_difference or cannot_tell
 calibration          [{predicted, observed, count}], one per bin of the likelihood
 popularity           {real, synthetic: [events per item]}
 gate                 [{check, passed, value, threshold, detail}]
@@ -18,7 +21,8 @@ counts, timings_s, versions, command, config_fingerprint
 ```
 
 Segments are `all`, `hidden` and `warm`; lifts are relative (0.5 is +50 %). Every part is optional:
-the page says what was not measured.
+the page says what was not measured. In `synthetic` the events are mixed in as rows; earlier
+reports have no arm that they are folded into.
 """
 
 from __future__ import annotations

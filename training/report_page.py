@@ -35,13 +35,19 @@ _HEADLINES = {
 }
 _SEGMENTS = ("all", "hidden", "warm")
 _METRICS = ("ndcg", "recall", "coverage")
-_ARMS = ("real_only", "synthetic", "placebo")
+_ARMS = ("real_only", "synthetic", "folded_in", "placebo")
 _RANKERS = ("prior", "translator")
 _COMPARISONS = {
     "lift": "lift over real only",
+    "lift_folded_over_real": "folded in over real only",
+    "lift_folded_over_rows": "folded in over mixed in",
     "lift_over_placebo": "lift over placebo",
     "lift_over_prior": "translator over prior",
 }
+_FOLDED_IN = (
+    " Folded in, real events alone decide, and synthetic ones say who users without real ones are; "
+    "they count as much as mixed in."
+)
 
 
 def render(result: Tree) -> str:
@@ -112,15 +118,17 @@ def _lift_figure(result: Tree) -> str:
         for name, rows in drawn.items()
     )
     caption = f"Lift of {metric_label(metric)} by segment, with paired 95 % intervals."
+    if "folded_in" in (result.get("arms") or {}):
+        caption += _FOLDED_IN
     return figure(lift_plot(drawn, f"{caption} {said}"), caption)
 
 
 def _arms_table(result: Tree) -> str:
-    lifts = ("lift", "lift_over_placebo")
+    lifts = [key for key in _COMPARISONS if key != "lift_over_prior"]
     return _results_table(
         "Metrics of the downstream model by segment and arm, and lift with paired 95 % intervals",
         dict(_ordered(result.get("arms") or {}, _ARMS)),
-        {_COMPARISONS[key]: result.get(key) or {} for key in lifts},
+        {_COMPARISONS[key]: result[key] for key in lifts if result.get(key)},
     )
 
 

@@ -23,13 +23,13 @@ Bounds = tuple[float, float, float]
 
 _INK = "#010203"
 _FAINT = "#040506"
-_SERIES = ("#0a0b01", "#0a0b02", "#0a0b03")
+_SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04", "#0a0b05")
 _CSS = {
     _INK: "currentColor",
     _FAINT: "var(--line)",
     **{colour: f"var(--series-{number})" for number, colour in enumerate(_SERIES, 1)},
 }
-_MARKERS = ("o", "s", "D")
+_MARKERS = ("o", "s", "D", "^", "v")
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "scalr",
@@ -68,9 +68,10 @@ def lift_plot(comparisons: Mapping[str, Mapping[str, Bounds]], alt: str) -> str:
         alt: what the plot shows, for those who cannot see it.
     """
     segments = list(dict.fromkeys(name for rows in comparisons.values() for name in rows))
-    with _sheet("lift", alt, height=0.9 + 0.75 * len(segments)) as sheet:
+    marks = len(comparisons)
+    with _sheet("lift", alt, height=0.9 + 0.25 * marks * len(segments)) as sheet:
         for number, (comparison, rows) in enumerate(comparisons.items()):
-            places = [segments.index(name) + 0.22 * (number - 1) for name in rows]
+            places = [segments.index(name) + 0.66 * ((number + 0.5) / marks - 0.5) for name in rows]
             estimate, low, high = 100 * np.array(list(rows.values())).T
             sheet.axes.errorbar(
                 estimate,

@@ -8,12 +8,14 @@ CSS = """
   --paper: #ffffff; --ink: #1b1f24; --soft: #57606a; --line: #d0d7de; --panel: #f6f8fa;
   --good: #1a7f37; --bad: #b42318; --calm: #57606a; --open: #9a6700;
   --series-1: #0b5cad; --series-2: #c2570c; --series-3: #0f7b5f;
+  --series-4: #8250df; --series-5: #a8325e;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #0f1318; --ink: #e6e9ed; --soft: #9aa4af; --line: #343b44; --panel: #181e25;
     --good: #4ac26b; --bad: #ff8a80; --calm: #9aa4af; --open: #e3b341;
     --series-1: #6cb6ff; --series-2: #ffa657; --series-3: #56d4ad;
+    --series-4: #c297ff; --series-5: #ff8fb1;
   }
 }
 * { box-sizing: border-box; }

@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeVar
 
 from scalr_ray.core.errors import UnderpoweredError
 from training.bootstrap import Interval
@@ -38,9 +39,11 @@ from training.bootstrap import Interval
 MIN_USERS = 50
 MAX_WIDTH = 0.5
 SEGMENTS = ("all", "hidden", "warm")
+READER = {"all": "all users", "hidden": "users without target history", "warm": "warm users"}
+
+Of = TypeVar("Of")
 
 _METRIC = "ndcg_at_"
-_READER = {"all": "all users", "hidden": "users without target history", "warm": "warm users"}
 
 
 class Verdict(StrEnum):
@@ -85,14 +88,14 @@ def judge(
         lift_over_placebo: the same over the placebo arm.
         users: number of test users per segment.
     """
-    names = [name for name in SEGMENTS if name == "all" or users.get(name, 0) >= MIN_USERS]
-    real = {name: _ndcg(lift_over_real[name]) for name in names}
-    placebo = {name: _ndcg(lift_over_placebo[name]) for name in names}
-    if users["all"] < MIN_USERS:
+    names = segments_read(users)
+    if names is None:
         return Verdict.CANNOT_TELL, (
             f"It cannot be told whether the synthetic events help: there are {users['all']} test "
             f"users, and a verdict needs {MIN_USERS}."
         )
+    real = {name: ndcg_of(lift_over_real[name]) for name in names}
+    placebo = {name: ndcg_of(lift_over_placebo[name]) for name in names}
     verdict = _read_all(read(real["all"]), read(placebo["all"]))
     segment = "all"
     harmed = [name for name in names if read(real[name]) is Reading.LOSS]
@@ -135,7 +138,19 @@ def decides(
     )
 
 
-def _ndcg(metrics: Mapping[str, Interval]) -> Interval:
+def segments_read(users: Mapping[str, int]) -> list[str] | None:
+    """The segments with enough users to be read, `all` first; None where not even all are enough.
+
+    Args:
+        users: number of test users per segment.
+    """
+    if users["all"] < MIN_USERS:
+        return None
+    return [name for name in SEGMENTS if users.get(name, 0) >= MIN_USERS]
+
+
+def ndcg_of(metrics: Mapping[str, Of]) -> Of:
+    """What is told of NDCG among the metrics of a segment, at whatever k."""
     return next(interval for name, interval in metrics.items() if name.startswith(_METRIC))
 
 
@@ -161,7 +176,7 @@ def _read_all(real: Reading, placebo: Reading) -> Verdict:
 
 
 def _sentence(verdict: Verdict, segment: str, real: Interval, placebo: Interval) -> str:
-    who = _READER[segment]
+    who = READER[segment]
     over_real = f"{describe(real)} over real events alone"
     over_placebo = f"{describe(placebo)} over a placebo of equal size"
     match verdict:
@@ -194,12 +209,12 @@ def _remarks(
     verdict: Verdict, real: Mapping[str, Interval], harmed: list[str], users: Mapping[str, int]
 ) -> list[str]:
     losses = [
-        f"Caution: {_READER[name]} lose ({describe(real[name])})."
+        f"Caution: {READER[name]} lose ({describe(real[name])})."
         for name in harmed
         if verdict is Verdict.HELPS
     ]
     unread = [
-        f"Caution: {users[name]} {_READER[name]} are too few to be judged."
+        f"Caution: {users[name]} {READER[name]} are too few to be judged."
         for name in SEGMENTS
         if name not in real and users.get(name, 0) > 0
     ]

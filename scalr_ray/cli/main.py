@@ -188,7 +188,7 @@ def demo(
     null_world: bool,  # noqa: FBT001 - click passes flags so
     out: Path,
 ) -> None:
-    """The whole path: events, Feast, translator, batch, gate, three arms, report."""
+    """The whole path: events, Feast, translator, batch, gate, four arms, report."""
     _check_demo(events, source, target, null_world=null_world)
     named = parse_columns(columns)
     with session.quiet():

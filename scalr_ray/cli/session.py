@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _REPORT_ROWS = (
     ("real only", "arms", "real_only"),
     ("+ synthetic", "arms", "synthetic"),
+    ("+ synthetic, folded in", "arms", "folded_in"),
     ("+ placebo", "arms", "placebo"),
     ("prior as ranker", "rankers", "prior"),
     ("translator as ranker", "rankers", "translator"),
@@ -41,6 +42,8 @@ _REPORT_ROWS = (
 _LIFTS = (
     ("synthetic over real only", "lift"),
     ("synthetic over placebo", "lift_over_placebo"),
+    ("folded in over real only", "lift_folded_over_real"),
+    ("folded in over synthetic", "lift_folded_over_rows"),
     ("placebo over real only", "lift_placebo_over_real"),
     ("translator over prior", "lift_over_prior"),
 )

@@ -15,6 +15,7 @@ increment.py  the scheduled run: what is new since the published batches, and no
 backfill.py   the same at rolling origins in the past
 news.py       which events appeared after the published batches had looked
 trial.py      would a downstream model gain by such events? asked on the validation window
+weight_rule.py  which weight of the events the window speaks for
 arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report
 demo.py       all of it, from an event log or a simulated world

@@ -1,10 +1,11 @@
 """Evaluation: did the synthetic events help? Asked of outcomes after the cut, once.
 
-Three arms of the same downstream model, pulled through Feast and ranked over the whole catalogue
-for the same users: real events alone, with the synthetic events, with a placebo of the same number
-and weight drawn from the prior. Beside them stand the rankings of the translator and of its prior,
-and recent popularity over several windows: a lift that a shorter window also gives is no
-transfer.
+Four arms of the same downstream model, pulled through Feast and ranked over the whole catalogue for
+the same users: real events alone, with the synthetic events mixed in, with the same folded in, with
+a placebo of the same number and weight drawn from the prior and mixed in. The verdict is on what is
+mixed in, which the trial tried and chose the weight for; which of the two ways is better is said
+beside it. Beside the arms stand the rankings of the translator and of its prior, and recent
+popularity over several windows: a lift that a shorter window also gives is no transfer.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -52,10 +53,17 @@ from training.lift import ArmResult, judge, lifts_to_json, paired_lift, summaris
 from training.mixed import Mix, build_mixed_dataset
 from training.models import Popularity, PopularityConfig
 from training.report import write_report
+from training.verdict import ndcg_of
+from training.ways import better_way
 
 _WINDOWS = (14, 30, 90, None)
 _ANY_HISTORY = 1e9  # events it takes until a user's weight has fallen
 _CALIBRATION_EDGES = np.logspace(-7, 0, 15)
+_LIFTS_KEPT = {
+    "mixed_in_over_real": "lift",
+    "folded_in_over_real": "lift_folded_over_real",
+    "folded_in_over_mixed_in": "lift_folded_over_rows",
+}
 _PACKAGES = ("scalr", "feast", "ray", "duckdb", "pyarrow", "pyiceberg", "numpy", "scipy")
 
 
@@ -114,7 +122,7 @@ def evaluate(
             name: round(seconds, 3) for name, seconds in progress.timings_s.items()
         }
         write_report(out, result)
-        run.metrics["verdict"] = result["verdict"]
+        run.metrics.update(_told_of_ways(result))
         run.metrics.update(told_of_report(subject.batch.batch_id, out))
         open_lineage.reads(
             open_lineage.batch(workspace.config.project, subject.batch.batch_id),
@@ -245,12 +253,16 @@ def _train_arms(
         window_days=subject.record.metrics["window_days"],
         background=config.prior.background,
     )
+    # The same rows by the other way in.
+    folded_in = replace(settings, synthetic="fold-in")
+    recipes = {name: (seeds, settings) for name, seeds in tables.items()}
+    recipes["folded_in"] = (tables["synthetic"], folded_in)
     arms = {}
-    title = "Train the downstream model: real only, + synthetic, + placebo"
-    with workspace.progress.stage(title, total=len(tables)) as advance:
-        for name, seeds in tables.items():
+    title = "Train the downstream model: real only, + synthetic, + placebo, folded in"
+    with workspace.progress.stage(title, total=len(recipes)) as advance:
+        for name, (seeds, how) in recipes.items():
             arms[name] = downstream_arm(
-                seeds, settings, subject.events, subject.test, config.evaluation.k
+                seeds, how, subject.events, subject.test, config.evaluation.k
             )
             advance(1)
     return arms
@@ -303,12 +315,16 @@ def _result(
 
     over_real = lift(arms["synthetic"], arms["real_only"])
     over_placebo = lift(arms["synthetic"], arms["placebo"])
+    folded_over_rows = lift(arms["folded_in"], arms["synthetic"])
     verdict, sentence = judge(over_real, over_placebo, users=subject.test.sizes)
+    way, compared = better_way(folded_over_rows, users=subject.test.sizes)
+    sentence = f"{sentence} {compared}"
     batch = subject.batch
     published = batch.state is BatchState.PUBLISHED
     return {
         "verdict": verdict.value,
         "sentence": sentence if published else f"Nothing was published. Had it been: {sentence}",
+        "better_way": way.value,
         "published": published,
         "cautions": _cautions(arms, baselines),
         "arms": {name: summarise(arm, segments) for name, arm in arms.items()},
@@ -317,6 +333,8 @@ def _result(
         "lift": lifts_to_json(over_real),
         "lift_over_placebo": lifts_to_json(over_placebo),
         "lift_placebo_over_real": lifts_to_json(lift(arms["placebo"], arms["real_only"])),
+        "lift_folded_over_real": lifts_to_json(lift(arms["folded_in"], arms["real_only"])),
+        "lift_folded_over_rows": lifts_to_json(folded_over_rows),
         "lift_over_prior": lifts_to_json(lift(rankers["translator"], rankers["prior"]))
         if rankers
         else {},
@@ -336,6 +354,18 @@ def _result(
         "as_of": _iso(batch.as_of),
         "batch_id": batch.batch_id,
         "translator": dict(subject.record.metrics),
+    }
+
+
+def _told_of_ways(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run keeps: verdict, better way, and the lifts of NDCG behind them, by segment."""
+    return {
+        "verdict": result["verdict"],
+        "better_way": result["better_way"],
+        "ndcg_lift": {
+            name: {segment: ndcg_of(metrics) for segment, metrics in result[lift].items()}
+            for name, lift in _LIFTS_KEPT.items()
+        },
     }
 
 

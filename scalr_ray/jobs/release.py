@@ -262,7 +262,7 @@ def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]
             passed=not harmed,
             detail=f"the downstream model loses for {', '.join(harmed)} users"
             if harmed
-            else "no segment of users loses",
+            else f"no segment of users surely loses{trial.cost_to_warm}",
         ),
     ]
 
@@ -273,5 +273,5 @@ def _gain_check(name: str, gain: Gain, what: str) -> Check:
         passed=gain.low > 0,
         value=gain.low,
         threshold=0.0,
-        detail=f"{what}: {gain.estimate:+.3f} nats per event [{gain.low:+.3f}, {gain.high:+.3f}]",
+        detail=f"{what}: {gain}",
     )

@@ -3,7 +3,7 @@
 At the validation cut some users with target history are stripped of it, as many per real event as
 the batch will have newcomers, and the translator as of that cut draws for them. The same downstream
 model is trained on real events alone, with the synthetic events and with a placebo. The weight of
-the events is chosen here; the outcomes after the test cut are never looked at.
+the events is chosen here, by `weight_rule.py`; the outcomes after the test cut are never looked at.
 
 The trial is decided by likelihood, not by NDCG: each arm's scores become probabilities at the
 temperature and the weight of the prior that suit it best, and what counts is the log-probability
@@ -50,6 +50,7 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.progress import Advance
 from scalr_ray.jobs.surroundings import Surroundings
+from scalr_ray.jobs.weight_rule import least_harmless
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import FeaturesAsOf, Translator
 from training.models import IALS
@@ -67,6 +68,9 @@ class Gain:
     estimate: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:+.3f} nats per event [{self.low:+.3f}, {self.high:+.3f}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +103,16 @@ class Trial:
             return "too few users to tell"
         who = {"hidden": "users without target history", "all": "all users"}[self.focus]
         real, placebo = self.over_real[self.focus], self.over_placebo[self.focus]
-        return (
-            f"{who}: {real.estimate:+.3f} nats per event [{real.low:+.3f}, {real.high:+.3f}] over "
-            f"real events alone, {placebo.estimate:+.3f} [{placebo.low:+.3f}, {placebo.high:+.3f}] "
-            "over a placebo"
-        )
+        return f"{who}: {real} over real events alone, {placebo} over a placebo{self.cost_to_warm}"
+
+    @property
+    def cost_to_warm(self) -> str:
+        """What users with history lose, as the end of a sentence; nothing where they do not."""
+        warm = self.over_real.get("warm")
+        if warm is None or warm.estimate >= 0:
+            return ""
+        surely = "" if warm.high < 0 else ", though not surely"
+        return f"; warm users lose{surely}: {warm}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -189,12 +198,13 @@ def run_trial(
     )
     drawn = {decay: bench.draw(translator, decay) for decay in decays(config)}
     real = bench.arm(None)
-    # Smaller ones first: where all harm, the least is taken.
+    # The least first; it is taken where all harm, for the gate to judge.
     tried = [(decay, scale) for decay in sorted(drawn) for scale in sorted(config.weights.scales)]
     treated = {
         (decay, scale): bench.arm(bench.scaled(drawn[decay], scale)) for decay, scale in tried
     }
-    best = _best_weights(treated, real, test)
+    gains = {weights: likelihood - real for weights, likelihood in treated.items()}
+    best = least_harmless(gains, test.segments["warm"]) or tried[0]
     decay, scale = best
     events = bench.scaled(drawn[decay], scale)
     control = bench.arm(bench.placebo(events, translator, decay))
@@ -205,21 +215,6 @@ def run_trial(
         over_real=_gains(treated[best], real, test),
         over_placebo=_gains(treated[best], control, test),
     )
-
-
-def _best_weights(
-    treated: Mapping[tuple[float, float], NDArray[np.float64]],
-    real: NDArray[np.float64],
-    test: Holdout,
-) -> tuple[float, float]:
-    """The (decay, scale) with the most gain where no warm users lose; else the least of them."""
-
-    def harms(likelihood: NDArray[np.float64]) -> bool:
-        warm = _gains(likelihood, real, test).get("warm")
-        return warm is not None and warm.high < 0
-
-    harmless = [weights for weights, likelihood in treated.items() if not harms(likelihood)]
-    return max(harmless or [min(treated)], key=lambda weights: float(treated[weights].mean()))
 
 
 def trainings(config: ScalrConfig) -> int:

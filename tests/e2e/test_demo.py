@@ -35,7 +35,14 @@ pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_r
 
 SEGMENTS = {"all", "hidden", "warm"}
 METRICS = {"ndcg_at_20", "recall_at_20", "coverage_at_20"}
-LIFTS = ("lift", "lift_over_placebo", "lift_over_prior", "lift_placebo_over_real")
+LIFTS = (
+    "lift",
+    "lift_over_placebo",
+    "lift_over_prior",
+    "lift_placebo_over_real",
+    "lift_folded_over_real",
+    "lift_folded_over_rows",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +107,14 @@ def measured(values: dict) -> bool:
 def test_the_report_has_the_documented_keys(world, request):
     report = request.getfixturevalue(world).report
     documented = {"verdict", "published", "rankers", "arms", "lift", "lift_over_placebo"}
-    documented |= {"lift_over_prior", "counts", "timings_s", "versions"}
+    documented |= {"lift_over_prior", "counts", "timings_s", "versions", "better_way"}
+    documented |= {"lift_folded_over_real", "lift_folded_over_rows"}
     extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
     extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
     extra |= {"config_fingerprint"} | ({"upkeep"} if world == "planted" else set())
     assert set(report) == documented | extra
     assert report["verdict"] in {"helps", "no_effect", "harms", "cannot_tell"}
-    assert set(report["arms"]) == {"real_only", "synthetic", "placebo"}
+    assert set(report["arms"]) == {"real_only", "synthetic", "folded_in", "placebo"}
     assert set(report["rankers"]) == {"prior", "translator"}
     for group in ("arms", "rankers", "baselines"):
         for name, values in report[group].items():
@@ -160,6 +168,8 @@ def test_lifts_are_relative_changes_of_the_arms(planted):
         "lift": ("arms", "synthetic", "real_only"),
         "lift_over_placebo": ("arms", "synthetic", "placebo"),
         "lift_placebo_over_real": ("arms", "placebo", "real_only"),
+        "lift_folded_over_real": ("arms", "folded_in", "real_only"),
+        "lift_folded_over_rows": ("arms", "folded_in", "synthetic"),
         "lift_over_prior": ("rankers", "translator", "prior"),
     }
     for name, (group, treated, control) in pairs.items():
@@ -172,6 +182,32 @@ def test_lifts_are_relative_changes_of_the_arms(planted):
                 interval = report[name][segment][metric]
                 assert interval["estimate"] == pytest.approx(ratio - 1)
                 assert interval["low"] <= interval["estimate"] <= interval["high"]
+
+
+@pytest.mark.parametrize("world", ["planted", "null"])
+def test_folded_in_warm_users_are_ranked_as_by_real_events_alone(world, request):
+    report = request.getfixturevalue(world).report
+    arms = report["arms"]
+    assert arms["folded_in"]["warm"] == arms["real_only"]["warm"]
+    assert arms["folded_in"]["hidden"] != arms["real_only"]["hidden"]
+    for interval in report["lift_folded_over_real"]["warm"].values():
+        assert set(interval.values()) == {0.0}
+
+
+def test_the_report_names_the_better_way_by_its_interval(planted):
+    report = planted.report
+    lift = report["lift_folded_over_rows"]
+    folded, rows = (
+        any(lift[segment]["ndcg_at_20"][bound] * sign > 0 for segment in SEGMENTS)
+        for bound, sign in (("low", 1), ("high", -1))
+    )
+    named = {(True, False): "fold-in", (False, True): "rows", (True, True): "depends"}
+    expected = {named[folded, rows]} if folded or rows else {"no_difference", "cannot_tell"}
+    assert report["better_way"] in expected
+    assert "folded in over mixed in" in report["sentence"]
+    page = (planted.out / "report.html").read_text(encoding="utf-8")
+    assert "folded in over real only" in page
+    assert report["lift_folded_over_real"]["hidden"]["ndcg_at_20"]["low"] > 0
 
 
 def test_a_null_world_publishes_nothing(null):

@@ -329,6 +329,8 @@ def test_evaluate_measures_and_reports(journey):
     told = journey.told["evaluate"]
     for text in ("real only", "+ synthetic", "+ placebo", "lift of NDCG@20", "Verdict: "):
         assert text in told.out
+    for text in ("+ synthetic, folded in", "folded in over synthetic", "folded in over mixed in"):
+        assert text in told.out
     assert "(published)" in told.out
     out = journey.log.parent / "report"
     report = json.loads((out / "report.json").read_text())
@@ -339,6 +341,12 @@ def test_evaluate_measures_and_reports(journey):
     with closing(Ledger(Layout.of(journey.repo).database_url)) as ledger:
         (run,) = evaluations_of(ledger, ledger.batch(journey.batch_id))
     assert read_report(run) == (out / "report.html").read_bytes()
+    assert run.metrics["better_way"] == report["better_way"]
+    kept = run.metrics["ndcg_lift"]
+    assert kept["mixed_in_over_real"]["all"] == report["lift"]["all"]["ndcg_at_20"]
+    folded = report["lift_folded_over_rows"]["hidden"]["ndcg_at_20"]
+    assert kept["folded_in_over_mixed_in"]["hidden"] == folded
+    assert set(kept["folded_in_over_real"]["warm"].values()) == {0.0}
 
 
 def test_runs_lists_every_call_newest_first(journey):

@@ -99,6 +99,14 @@ def test_a_loss_of_any_segment_fails_and_is_named(tmp_path, segment):
     assert f"for {segment} users" in harm.detail
 
 
+def test_a_loss_of_warm_users_that_is_not_sure_passes_and_is_said(tmp_path):
+    unsure = Gain(estimate=-0.004, low=-0.02, high=0.012)
+    trial = replace(TRIAL, over_real={**TRIAL.over_real, "warm": unsure})
+    harm = _lift_checks(translator(tmp_path, trial=trial), LEAST)[-1]
+    assert (harm.name, harm.passed) == ("trial_harm", True)
+    assert "warm users lose, though not surely: -0.004 nats per event" in harm.detail
+
+
 def test_with_few_newcomers_all_users_are_asked(tmp_path):
     few = replace(
         TRIAL,

@@ -18,7 +18,6 @@ from scalr_ray.jobs.trial import (
     Gain,
     Stage,
     Trial,
-    _best_weights,
     _gains,
     _newcomers,
     run_trial,
@@ -99,26 +98,6 @@ def test_a_segment_of_one_user_has_no_interval_and_is_left_out():
     assert set(found) == {"all", "hidden"}
 
 
-def test_the_best_weight_gains_most_where_no_warm_users_lose():
-    warm = [n < 20 for n in range(40)]
-    test, real = segments(warm), np.zeros(40)
-    noise = np.random.default_rng(0).normal(scale=0.1, size=40)
-
-    def gains(warm_gain, hidden_gain):
-        return noise + np.where(warm, warm_gain, hidden_gain)
-
-    little, much, wide = (0.0, 0.03), (0.0, 0.1), (3.0, 0.03)
-    assert _best_weights({little: gains(0.0, 0.1), much: gains(0.1, 0.3)}, real, test) == much
-    # A loss within its interval does not decide; one beyond it does, whatever others gain.
-    assert _best_weights({little: gains(0.0, 0.1), much: gains(-0.01, 0.3)}, real, test) == much
-    assert _best_weights({little: gains(0.0, 0.1), much: gains(-0.5, 9.0)}, real, test) == little
-    assert _best_weights({much: gains(-0.5, 9.0), little: gains(-0.6, 0.1)}, real, test) == little
-    assert _best_weights({wide: gains(0.2, 0.2), much: gains(0.0, 0.3)}, real, test) == wide
-    nobody_warm = segments([False] * 40)
-    tried = {little: gains(-0.6, 0.1), much: gains(-0.5, 9.0)}
-    assert _best_weights(tried, real, nobody_warm) == much
-
-
 def trial(**changes) -> Trial:
     gains = {
         "all": Gain(estimate=0.1, low=0.05, high=0.15),
@@ -148,6 +127,22 @@ def test_the_focus_is_on_newcomers_where_there_are_enough(hidden, focus):
     who = {"hidden": "users without target history", "all": "all users"}[focus]
     estimate = {"hidden": "+0.200", "all": "+0.100"}[focus]
     assert asked.sentence.startswith(f"{who}: {estimate} nats per event [")
+
+
+@pytest.mark.parametrize(
+    ("warm", "said"),
+    [
+        (Gain(estimate=0.0, low=-0.1, high=0.1), ""),
+        (Gain(estimate=-0.002, low=-0.1, high=0.1), "; warm users lose, though not surely: -0.002"),
+        (Gain(estimate=-0.2, low=-0.3, high=-0.1), "; warm users lose: -0.200"),
+    ],
+)
+def test_what_warm_users_lose_is_said(warm, said):
+    asked = trial(over_real={**trial().over_real, "warm": warm})
+    assert asked.cost_to_warm.startswith(said)
+    assert bool(asked.cost_to_warm) is bool(said)
+    assert asked.sentence.endswith(f"over a placebo{asked.cost_to_warm}")
+    assert trial().cost_to_warm == ""
 
 
 @pytest.fixture(scope="module")
@@ -199,6 +194,15 @@ def test_a_trial_trains_what_it_announces_and_repeats_to_the_last_bit(planted):
     assert first.users["all"] == first.users["hidden"] + first.users["warm"]
     assert first.users["hidden"] > 0
     assert first.decay_events == 0.0
+
+
+def test_where_every_weight_harms_warm_users_the_least_is_tried_and_said_to_harm(planted):
+    # Placed on everybody, rows of a whole real event each crowd out what these users did.
+    heavy = WeightSettings(scales=(3.0, 1.0), decay_events=1e9)
+    found, _ = try_out(*planted, CONFIG.model_copy(update={"weights": heavy}))
+    assert found.over_real["warm"].estimate < 0
+    assert found.weight_scale == 1.0
+    assert "warm users lose" in found.sentence
 
 
 def test_how_weight_falls_with_history_can_be_chosen_by_the_trial(planted):

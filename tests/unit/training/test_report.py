@@ -49,10 +49,14 @@ def result():
         "arms": {
             "placebo": dict.fromkeys(SEGMENTS, metrics(0.0102)),
             "synthetic": dict.fromkeys(SEGMENTS, metrics(0.0151)),
+            "folded_in": dict.fromkeys(SEGMENTS, metrics(0.0162)),
             "real_only": dict.fromkeys(SEGMENTS, metrics(0.0071)),
         },
         "lift": lifts(1.125),
         "lift_over_placebo": lifts(0.5),
+        "lift_folded_over_real": lifts(1.25),
+        "lift_folded_over_rows": lifts(0.0625),
+        "better_way": "fold-in",
         "lift_over_prior": lifts(0.75),
         "counts": {"users": 7144, "synthetic": {"published": 71440}},
         "timings_s": {"train": 11.25},
@@ -156,6 +160,10 @@ def test_every_section_is_there_with_its_values(tmp_path, result):
         "+112.5 % [+100.0, +125.0]",
         "+50.0 % [+37.5, +62.5]",
         "+75.0 % [+62.5, +87.5]",
+        "+125.0 % [+112.5, +137.5]",
+        "+6.2 % [-6.2, +18.8]",
+        "0.0162",
+        "Folded in, real events alone decide",
         "0.0139",
         "all time popularity",
         "0.0019",
@@ -181,7 +189,17 @@ def test_segments_and_arms_come_in_reading_order(tmp_path, result):
     order = [table.index(name) for name in ("all users", "hidden users", "warm users")]
     assert order == sorted(order)
     order = [
-        table.index(name) for name in ("real only 0.0071", "synthetic 0.0151", "placebo 0.0102")
+        table.index(name)
+        for name in (
+            "real only 0.0071",
+            "synthetic 0.0151",
+            "folded in 0.0162",
+            "placebo 0.0102",
+            "lift over real only",
+            "folded in over real only",
+            "folded in over mixed in",
+            "lift over placebo",
+        )
     ]
     assert order == sorted(order)
 
@@ -227,7 +245,7 @@ def test_hostile_text_never_becomes_markup(tmp_path, result):
         result[key] = {HOSTILE: HOSTILE}
     for key in ("arms", "rankers", "baselines", "popularity"):
         result[key] = {f"{HOSTILE}{name}": value for name, value in result[key].items()}
-    for key in ("lift", "lift_over_placebo", "lift_over_prior"):
+    for key in [key for key in result if key.startswith("lift")]:
         result[key] = {f"{HOSTILE}{name}": value for name, value in result[key].items()}
     data, page = written(tmp_path / "hostile", result)
     assert data["sentence"] == HOSTILE
@@ -259,6 +277,26 @@ def test_missing_parts_are_named_and_do_not_break_the_page(result):
         assert [attrs["id"] for attrs in page.all("section")] == SECTIONS
         assert page.text.count("Not measured in this run.") == len(SECTIONS)
         assert "None" not in page.text
+
+
+def test_a_report_from_before_there_was_folding_in_is_shown_as_it_was(result):
+    del result["arms"]["folded_in"], result["better_way"]
+    del result["lift_folded_over_real"], result["lift_folded_over_rows"]
+    page = Page(render(result))
+    assert "Not measured" not in page.text
+    assert "folded" not in page.text.lower() + str(page.all("svg")).lower()
+    assert "+112.5 % [+100.0, +125.0]" in page.text
+    assert "+50.0 % [+37.5, +62.5]" in page.text
+
+
+def test_each_comparison_has_a_colour_and_a_mark_of_its_own(result):
+    drawn = render(result)
+    lift = drawn[drawn.index('id="lift"') : drawn.index('id="arms"')]
+    assert {f"var(--series-{number})" for number in range(1, 6)} <= set(
+        re.findall(r"var\(--series-\d\)", lift)
+    )
+    colours = re.findall(r"--series-\d: (#\w{6})", drawn)
+    assert len(set(colours)) == len(colours) == 10
 
 
 def test_a_run_without_arms_still_shows_the_lift_of_the_translator(result):

@@ -123,7 +123,7 @@ def decides(
     """
     if verdict is not Verdict.CANNOT_TELL:
         return verdict is Verdict.HELPS
-    lift = _ndcg(lift_over_real["all"])
+    lift = ndcg_of(lift_over_real["all"])
     width = lift.high - lift.low
     if not math.isfinite(width):
         raise UnderpoweredError(

@@ -11,7 +11,7 @@ ranking, `B` draws of a chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +52,12 @@ class Interval:
         """The three numbers; None stands for what JSON cannot say (undefined or infinite)."""
         numbers = {"estimate": self.estimate, "low": self.low, "high": self.high}
         return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, float | None]) -> Interval:
+        """What `to_json` gave; what JSON could not say is undefined."""
+        numbers = {name: math.nan if value is None else value for name, value in told.items()}
+        return cls(**numbers)
 
 
 UNDEFINED = Interval(estimate=math.nan, low=math.nan, high=math.nan)

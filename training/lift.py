@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -22,7 +23,14 @@ from numpy.typing import NDArray
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.keyed import stream_seed
 from training.bootstrap import UNDEFINED, Draws, Interval, coverage_lift, mean_lifts
-from training.metrics import coverage_at_k, ndcg_at_k, recall_at_k
+from training.metrics import (
+    coverage_at_k,
+    gini_at_k,
+    mrr_at_k,
+    ndcg_at_k,
+    novelty_at_k,
+    recall_at_k,
+)
 from training.verdict import Verdict, judge
 
 __all__ = [
@@ -82,20 +90,45 @@ class ArmResult:
         return f"ndcg_at_{k}", f"recall_at_{k}", f"coverage_at_{k}"
 
 
-def summarise(arm: ArmResult, segments: Segments) -> dict[str, dict[str, float | None]]:
+def summarise(
+    arm: ArmResult,
+    segments: Segments,
+    *,
+    relevant: sp.csr_matrix | None = None,
+    shares: NDArray[np.float64] | None = None,
+) -> dict[str, dict[str, float | None]]:
     """The metrics of an arm per segment, averaged over users and seeds.
 
-    Coverage is that of one seed's recommendations to the users of the segment, averaged over
-    seeds. The metrics of a segment without users are None.
+    Coverage, Gini and novelty are those of one seed's recommendations to the users of the segment,
+    averaged over seeds. The metrics of a segment without users are None.
+
+    Args:
+        arm: what was recommended.
+        segments: name to (U,) mask.
+        relevant: (U, I) test items; with them MRR is told too.
+        shares: (I,) of all interactions; with them Gini and novelty are told too.
     """
+    names = list(arm.metric_names)
+    k = arm.top.shape[2]
+    names += [f"mrr_at_{k}"] * (relevant is not None)
+    names += [f"gini_at_{k}", f"novelty_at_{k}"] * (shares is not None)
     summary: dict[str, dict[str, float | None]] = {}
     for name, mask in segments.items():
         if not mask.any():
-            summary[name] = dict.fromkeys(arm.metric_names)
+            summary[name] = dict.fromkeys(names)
             continue
-        coverage = [coverage_at_k(top[mask], arm.catalogue_size) for top in arm.top]
-        values = (arm.ndcg[:, mask].mean(), arm.recall[:, mask].mean(), np.mean(coverage))
-        summary[name] = dict(zip(arm.metric_names, map(float, values), strict=True))
+        tops = list(arm.top[:, mask])
+        size = arm.catalogue_size
+        values: list[Any] = [arm.ndcg[:, mask], arm.recall[:, mask]]
+        values.append([coverage_at_k(top, size) for top in tops])
+        if relevant is not None:
+            values.append([mrr_at_k(top, relevant[mask]) for top in tops])
+        if shares is not None:
+            values.append([gini_at_k(top, size) for top in tops])
+            values.append([novelty_at_k(top, shares) for top in tops])
+        summary[name] = {
+            told: float(np.mean(each)) for told, each in zip(names, values, strict=True)
+        }
     return summary
 
 

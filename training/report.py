@@ -7,12 +7,17 @@ verdict              helps, no_effect, harms or cannot_tell
 sentence, cautions   the verdict in plain language, and what to keep in mind
 published            whether the synthetic events went into the offline store
 rankers, baselines   {name: {segment: {metric: value}}}
-arms                 {real_only, synthetic, folded_in, placebo: {segment: {metric: value}}}
+arms                 {real_only, synthetic, folded_in, placebo, upsampled:
+                     {segment: {metric: value}}}
 lift                 {segment: {metric: {estimate, low, high}}}, of synthetic over real only
 lift_over_placebo    the same, of synthetic over placebo
 lift_over_prior      the same, of the translator over the prior
 lift_folded_over_real, lift_folded_over_rows
                      the same, of folded in over real only, and over synthetic
+lift_upsampled_over_real
+                     the same, of real events that weigh as much as the mixed ones
+finer                {level, segments: {name: {users, over_real, over_placebo}}}, of NDCG
+examples             [{source: [{domain, item, day}], synthetic: [{item, likelihood, taken}]}]
 better_way           fold-in, rows, depends, no_difference or cannot_tell
 calibration          [{predicted, observed, count}], one per bin of the likelihood
 popularity           {real, synthetic: [events per item]}

@@ -64,7 +64,7 @@ def label(name: str) -> str:
 def metric_label(name: str) -> str:
     """The name of a metric as people write it, for example `NDCG@20`."""
     kind, _, k = name.partition("_at_")
-    shown = kind.upper() if kind == "ndcg" else kind.capitalize()
+    shown = kind.upper() if kind in {"ndcg", "mrr"} else kind.capitalize()
     return f"{shown}@{k}" if k else shown
 
 

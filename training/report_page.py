@@ -23,6 +23,7 @@ from training.report_markup import (
     text,
 )
 from training.report_plots import calibration_plot, coverage_plot, lift_plot, popularity_plot
+from training.report_sections import bounds, example_users, finer_segments, lift_cell
 from training.report_style import CSS
 
 Tree = Mapping[str, Any]
@@ -35,13 +36,14 @@ _HEADLINES = {
 }
 _SEGMENTS = ("all", "hidden", "warm")
 _METRICS = ("ndcg", "recall", "coverage")
-_ARMS = ("real_only", "synthetic", "folded_in", "placebo")
+_ARMS = ("real_only", "synthetic", "folded_in", "placebo", "upsampled")
 _RANKERS = ("prior", "translator")
 _COMPARISONS = {
     "lift": "lift over real only",
     "lift_folded_over_real": "folded in over real only",
     "lift_folded_over_rows": "folded in over mixed in",
     "lift_over_placebo": "lift over placebo",
+    "lift_upsampled_over_real": "upsampled over real only",
     "lift_over_prior": "translator over prior",
 }
 _FOLDED_IN = (
@@ -58,6 +60,8 @@ def render(result: Tree) -> str:
         _verdict(result, verdict, title),
         section("Lift", "lift", _lift_figure(result)),
         section("Downstream model", "arms", _arms_table(result)),
+        section("Where the lift comes from", "segments", finer_segments(result)),
+        section("Example users", "examples", example_users(result)),
         section("Rankers", "rankers", _rankers_table(result)),
         section("Catalogue coverage", "coverage", _coverage_figure(result)),
         section("Popularity of events", "popularity", _popularity_figure(result)),
@@ -100,14 +104,16 @@ def _published(result: Tree) -> str:
 
 
 def _lift_figure(result: Tree) -> str:
-    found = [name for key in _COMPARISONS for name in _metrics(result.get(key) or {})]
-    metric = next(iter(found), "")
+    names = [name for key in _COMPARISONS for name in _metrics(result.get(key) or {})]
+    metric = next(iter(names), "")
     drawn = {}
     for key, name in _COMPARISONS.items():
+        if key == "lift_upsampled_over_real":  # a control, told in the table
+            continue
         rows = {
-            _users(segment): bounds
+            _users(segment): found
             for segment, metrics in _ordered(result.get(key) or {}, _SEGMENTS)
-            if (bounds := _bounds(metrics.get(metric))) is not None
+            if (found := bounds(metrics.get(metric))) is not None
         }
         if rows:
             drawn[name] = rows
@@ -152,7 +158,13 @@ def _results_table(caption: str, values: Tree, lifts: Tree) -> str:
             for arm, of in values.items()
         ]
         rows += [
-            (comparison, [_lift_cell((of[segment] or {}).get(name)) for name in names])
+            (
+                comparison,
+                [
+                    lift_cell(of[segment][name]) if name in (of[segment] or {}) else Cell("")
+                    for name in names
+                ],
+            )
             for comparison, of in lifts.items()
             if segment in of
         ]
@@ -244,21 +256,6 @@ def _run(result: Tree) -> str:
         if rows:
             parts.append(table(caption, ["", caption.lower()], [("", rows)]))
     return "".join(parts)
-
-
-def _lift_cell(interval: Any) -> Cell:  # noqa: ANN401 - a JSON value
-    bounds = _bounds(interval)
-    if bounds is None:
-        return Cell("undefined")
-    style = "up" if bounds[1] > 0 else "down" if bounds[2] < 0 else "number"
-    return Cell(percents(*bounds), style)
-
-
-def _bounds(interval: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - a JSON value
-    """(estimate, low, high) of an interval, or None if one of them is missing."""
-    if interval is None or None in interval.values():
-        return None
-    return interval["estimate"], interval["low"], interval["high"]
 
 
 def _ordered(tree: Tree, first: Sequence[str]) -> Iterator[tuple[str, Any]]:

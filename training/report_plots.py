@@ -60,16 +60,19 @@ class _Sheet:
     markup: str = field(default="")
 
 
-def lift_plot(comparisons: Mapping[str, Mapping[str, Bounds]], alt: str) -> str:
+def lift_plot(
+    comparisons: Mapping[str, Mapping[str, Bounds]], alt: str, *, name: str = "lift"
+) -> str:
     """Intervals of a lift: one row per segment, one mark per comparison.
 
     Args:
         comparisons: name of a comparison to segment to (estimate, low, high), relative and finite.
         alt: what the plot shows, for those who cannot see it.
+        name: of the drawing, which no other on the page has.
     """
     segments = list(dict.fromkeys(name for rows in comparisons.values() for name in rows))
     marks = len(comparisons)
-    with _sheet("lift", alt, height=0.9 + 0.25 * marks * len(segments)) as sheet:
+    with _sheet(name, alt, height=0.9 + 0.25 * marks * len(segments)) as sheet:
         for number, (comparison, rows) in enumerate(comparisons.items()):
             places = [segments.index(name) + 0.66 * ((number + 0.5) / marks - 0.5) for name in rows]
             estimate, low, high = 100 * np.array(list(rows.values())).T

@@ -43,6 +43,7 @@ figcaption, caption { color: var(--soft); font-size: .875rem; text-align: start;
 caption { padding-bottom: .4rem; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font-family: inherit !important; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)); gap: 0 1.5rem; }
 .scroll { overflow-x: auto; margin-bottom: 1.25rem; }
 table { width: 100%; border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: end; }

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -73,6 +74,20 @@ class SegmentLifts:
     def harmed(self) -> list[str]:
         """The segments that lose, all comparisons taken into account."""
         return [name for name, found in self.segments.items() if found.over_real.high < 0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: the level, and of every segment its users and both lifts."""
+        return {
+            "level": self.level,
+            "segments": {
+                name: {
+                    "users": found.users,
+                    "over_real": found.over_real.to_json(),
+                    "over_placebo": found.over_placebo.to_json(),
+                }
+                for name, found in self.segments.items()
+            },
+        }
 
 
 def segments_of(

@@ -148,10 +148,16 @@ def backfill(session: Session, start: str, end: str, every: str, kind: str | Non
 @cli.command()
 @options.takes("evaluate")
 @pass_session
-def evaluate(session: Session, batch: str | None, out: Path) -> None:
+def evaluate(session: Session, batch: str | None, out: Path, *, decide: bool) -> None:
     """Measure a batch (default: the newest) on the events after its cut; write a report."""
     with session.open() as scalr:
-        session.show_report(scalr.evaluate(out, batch, command=_command()), out)
+        result = scalr.evaluate(out, batch, command=_command())
+        session.show_report(result, out)
+    if decide:
+        from scalr_ray.jobs.evaluation_result import decided
+
+        if not decided(result):
+            raise GateRefused(result["sentence"])
 
 
 @cli.command()

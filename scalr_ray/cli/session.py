@@ -36,6 +36,7 @@ _REPORT_ROWS = (
     ("+ synthetic", "arms", "synthetic"),
     ("+ synthetic, folded in", "arms", "folded_in"),
     ("+ placebo", "arms", "placebo"),
+    ("real upsampled", "arms", "upsampled"),
     ("prior as ranker", "rankers", "prior"),
     ("translator as ranker", "rankers", "translator"),
 )
@@ -214,10 +215,11 @@ def _check_table(checks: Sequence[Check]) -> Table:
 
 def _metric_table(result: Mapping[str, Any]) -> Table:
     segments = list(result["arms"]["real_only"])
-    names = list(result["arms"]["real_only"]["all"])
-    table = new_table("", *[f"{_label(name)} {segment}" for name in names for segment in segments])
     rows = [(title, result[group][name]) for title, group, name in _REPORT_ROWS]
     rows += list(result["baselines"].items())
+    # Of the arms more is measured, which the report tells.
+    names = [name for name in rows[0][1]["all"] if all(name in row["all"] for _, row in rows)]
+    table = new_table("", *[f"{_label(name)} {segment}" for name in names for segment in segments])
     for title, values in rows:
         cells = [values[segment][name] for name in names for segment in segments]
         table.add_row(title, *["-" if cell is None else f"{cell:.4f}" for cell in cells])

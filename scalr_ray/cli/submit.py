@@ -201,11 +201,13 @@ def _as_arguments(params: Sequence[click.Parameter], given: dict[str, Any]) -> l
     positional: list[str] = []
     for param in params:
         value = given.get(param.name or "")
-        if value is None:
+        if value is None or value is False:
             continue
         text = str(value.resolve() if isinstance(value, Path) else value)
         if isinstance(param, click.Argument):
             positional.append(text)
+        elif value is True:
+            named.append(param.opts[0])
         else:
             named.append(f"{param.opts[0]}={text}")
     return [*named, *(["--", *positional] if positional else [])]

@@ -297,7 +297,8 @@ class EvaluationSettings(_Section):
 
     The cuts are quantiles of the target domain's event times, floored to the day. `hide_users: odd`
     simulates sparsity: the target events of half of the users (odd integer ids; for strings, an odd
-    hash) before the test cut are kept out of the store altogether.
+    hash) before the test cut are kept out of the store altogether. `titles` names a Feast feature
+    service of items with a feature `title`, for the example users of a report.
     """
 
     validation_quantile: Fraction = 0.65
@@ -306,6 +307,7 @@ class EvaluationSettings(_Section):
     k: PositiveInt = 20
     seeds: PositiveInt = 3
     bootstrap: PositiveInt = 1000
+    titles: str | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> EvaluationSettings:
@@ -387,6 +389,7 @@ class ScalrConfig(_Section):
             "resources": True,
             "increment": True,
             "generation": {"users_per_task"},
+            "evaluation": {"titles"},
         }
         return fingerprint(self.model_dump(mode="json", exclude=without))
 

@@ -50,13 +50,18 @@ _OUT = click.option(
     type=click.Path(path_type=Path),
     help="Folder of the report.",
 )
+_DECIDE = click.option(
+    "--decide",
+    is_flag=True,
+    help="Exit code 0 only where the events help, 3 where not, 2 where it cannot be told.",
+)
 
 STAGES: Mapping[str, Sequence[Option]] = {
     "run": (_AS_OF, _KIND),
     "train": (_AS_OF, _KIND),
     "generate": (_VERSION,),
     "backfill": (_START, _END, _EVERY, _KIND),
-    "evaluate": (_BATCH, _OUT),
+    "evaluate": (_BATCH, _OUT, _DECIDE),
 }
 
 

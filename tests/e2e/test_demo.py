@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.feast, pytest.mark.ray, pytest.mark.usefixtures("one_r
 
 SEGMENTS = {"all", "hidden", "warm"}
 METRICS = {"ndcg_at_20", "recall_at_20", "coverage_at_20"}
+OF_ARMS = METRICS | {"mrr_at_20", "gini_at_20", "novelty_at_20"}
 LIFTS = (
     "lift",
     "lift_over_placebo",
@@ -42,6 +43,7 @@ LIFTS = (
     "lift_placebo_over_real",
     "lift_folded_over_real",
     "lift_folded_over_rows",
+    "lift_upsampled_over_real",
 )
 
 
@@ -99,8 +101,8 @@ def null(folder) -> Demo:
     return demo(log, folder / "null")
 
 
-def measured(values: dict) -> bool:
-    return set(values) == SEGMENTS and all(set(values[name]) == METRICS for name in SEGMENTS)
+def measured(values: dict, metrics: set[str] = METRICS) -> bool:
+    return set(values) == SEGMENTS and all(set(values[name]) == metrics for name in SEGMENTS)
 
 
 @pytest.mark.parametrize("world", ["planted", "null"])
@@ -108,17 +110,24 @@ def test_the_report_has_the_documented_keys(world, request):
     report = request.getfixturevalue(world).report
     documented = {"verdict", "published", "rankers", "arms", "lift", "lift_over_placebo"}
     documented |= {"lift_over_prior", "counts", "timings_s", "versions", "better_way"}
-    documented |= {"lift_folded_over_real", "lift_folded_over_rows"}
+    documented |= {"lift_folded_over_real", "lift_folded_over_rows", "lift_upsampled_over_real"}
+    documented |= {"finer", "examples"}
     extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
     extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
     extra |= {"config_fingerprint"} | ({"upkeep"} if world == "planted" else set())
     assert set(report) == documented | extra
     assert report["verdict"] in {"helps", "no_effect", "harms", "cannot_tell"}
-    assert set(report["arms"]) == {"real_only", "synthetic", "folded_in", "placebo"}
+    assert set(report["arms"]) == {
+        "real_only",
+        "synthetic",
+        "folded_in",
+        "placebo",
+        "upsampled",
+    }
     assert set(report["rankers"]) == {"prior", "translator"}
     for group in ("arms", "rankers", "baselines"):
         for name, values in report[group].items():
-            assert measured(values), name
+            assert measured(values, OF_ARMS if group == "arms" else METRICS), name
     for name in LIFTS:
         assert measured(report[name]), name
         for segment in SEGMENTS:
@@ -126,7 +135,8 @@ def test_the_report_has_the_documented_keys(world, request):
                 assert set(interval) == {"estimate", "low", "high"}
     for segment in SEGMENTS:
         for arm in report["arms"].values():
-            assert all(0 <= value <= 1 for value in arm[segment].values())
+            bounded = (value for name, value in arm[segment].items() if "novelty" not in name)
+            assert all(0 <= value <= 1 for value in bounded)
     assert report["counts"]["test_users_all"] == (
         report["counts"]["test_users_hidden"] + report["counts"]["test_users_warm"]
     )

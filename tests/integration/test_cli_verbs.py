@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -347,6 +348,30 @@ def test_evaluate_measures_and_reports(journey):
     folded = report["lift_folded_over_rows"]["hidden"]["ndcg_at_20"]
     assert kept["folded_in_over_mixed_in"]["hidden"] == folded
     assert set(kept["folded_in_over_real"]["warm"].values()) == {0.0}
+
+
+def test_the_report_looks_closer_and_names_no_user(journey):
+    out = journey.log.parent / "report"
+    report = json.loads((out / "report.json").read_text())
+    # Without rows of their own, hidden users are ranked by the prior, whatever real events weigh.
+    assert set(report["lift_upsampled_over_real"]["hidden"]["ndcg_at_20"].values()) == {0.0}
+    finer = report["finer"]
+    assert finer["level"] == pytest.approx(1 - 0.05 / len(finer["segments"]))
+    assert {"light users", "tail items"} & set(finer["segments"])
+    events = pq.read_table(journey.log)
+    taken = {name: set(events[name].to_pylist()) for name in ("user_id", "item_id")}
+    assert 0 < len(report["examples"]) <= 3
+    for user in report["examples"]:
+        assert user["source"]
+        assert {row["item"] for side in user.values() for row in side} <= taken["item_id"]
+        days = [row["day"] for row in user["source"]]
+        assert days == sorted(days, reverse=True)
+        assert max(days) <= journey.cut.date().isoformat()
+        likely = [row["likelihood"] for row in user["synthetic"]]
+        assert likely == sorted(likely, reverse=True)
+    text = (out / "report.html").read_text() + (out / "report.json").read_text()
+    words = set(re.findall(r"[\w-]+", text))
+    assert not words & {str(user) for user in taken["user_id"]}
 
 
 def test_runs_lists_every_call_newest_first(journey):

@@ -15,7 +15,7 @@ GIVEN = {
     "run": [],
     "generate": ["--translator", "frequency-1"],
     "backfill": ["--from", "2026-01-01", "--to", "2026-02-01", "--every", "7d"],
-    "evaluate": ["-batch", "--out", "a report"],
+    "evaluate": ["-batch", "--decide", "--out", "a report"],
 }
 
 

@@ -53,6 +53,7 @@ WITHOUT_INFLUENCE = (
     "resources.",
     "increment.",
     "generation.users_per_task",
+    "evaluation.titles",
 )
 
 

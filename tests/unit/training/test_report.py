@@ -19,7 +19,10 @@ from training.report import write_report
 from training.report_page import render
 
 SEGMENTS = ("hidden", "all", "warm")
-SECTIONS = ["lift", "arms", "rankers", "coverage", "popularity", "calibration", "gate", "run"]
+SECTIONS = [
+    *("lift", "arms", "segments", "examples", "rankers", "coverage", "popularity", "calibration"),
+    *("gate", "run"),
+]
 HOSTILE = (
     '</style></svg><script src="http://evil.example/x.js">alert(1)</script>&"\'$\\frac{x^$<img>'
 )
@@ -58,6 +61,32 @@ def result():
         "lift_folded_over_rows": lifts(0.0625),
         "better_way": "fold-in",
         "lift_over_prior": lifts(0.75),
+        "finer": {
+            "level": 0.975,
+            "segments": {
+                "light users": {
+                    "users": 812,
+                    "over_real": {"estimate": 0.5, "low": 0.25, "high": 0.875},
+                    "over_placebo": {"estimate": -0.5, "low": -0.75, "high": -0.25},
+                },
+                "tail items": {
+                    "users": 64,
+                    "over_real": {"estimate": 0.0, "low": None, "high": None},
+                    "over_placebo": {"estimate": 0.0, "low": -0.1, "high": 0.1},
+                },
+            },
+        },
+        "examples": [
+            {
+                "source": [
+                    {"domain": "books", "item": "A <b>bold</b> & film", "day": "2026-01-02"}
+                ],
+                "synthetic": [
+                    {"item": "The second film", "likelihood": 0.0125, "taken": True},
+                    {"item": "b17", "likelihood": 0.01, "taken": False},
+                ],
+            }
+        ],
         "counts": {"users": 7144, "synthetic": {"published": 71440}},
         "timings_s": {"train": 11.25},
         "versions": {"feast": "0.67.0"},
@@ -180,7 +209,21 @@ def test_every_section_is_there_with_its_values(tmp_path, result):
     ):
         assert shown in page.text, shown
     assert "Not measured" not in page.text
-    assert len(page.all("svg")) == 4
+    assert len(page.all("svg")) == 5
+
+
+def test_finer_segments_and_example_users_are_told(tmp_path, result):
+    _, page = written(tmp_path, result)
+    for shown in (
+        "at the level of 97.50 %",
+        "light users 812 +50.0 % [+25.0, +87.5] -50.0 % [-75.0, -25.0]",
+        "tail items 64 undefined +0.0 % [-10.0, +10.0]",
+        "User 1: newest source events",
+        "A <b>bold</b> & film books 2026-01-02",
+        "The second film 0.0125 yes",
+        "b17 0.01 no",
+    ):
+        assert shown in page.text, shown
 
 
 def test_segments_and_arms_come_in_reading_order(tmp_path, result):

@@ -39,16 +39,16 @@ _METRICS = ("ndcg", "recall", "coverage")
 _ARMS = ("real_only", "synthetic", "folded_in", "placebo", "upsampled")
 _RANKERS = ("prior", "translator")
 _COMPARISONS = {
-    "lift": "lift over real only",
+    "lift": "synthetic over real only",
     "lift_folded_over_real": "folded in over real only",
-    "lift_folded_over_rows": "folded in over mixed in",
-    "lift_over_placebo": "lift over placebo",
+    "lift_folded_over_rows": "folded in over synthetic",
+    "lift_over_placebo": "synthetic over placebo",
     "lift_upsampled_over_real": "upsampled over real only",
     "lift_over_prior": "translator over prior",
 }
 _FOLDED_IN = (
-    " Folded in, real events alone decide, and synthetic ones say who users without real ones are; "
-    "they count as much as mixed in."
+    " Synthetic: the events are mixed in as rows. Folded in: real events alone decide, and the "
+    "same synthetic ones, of the same weight, say who users without real ones are."
 )
 
 

@@ -200,7 +200,7 @@ def _short(name: str) -> str:
 def _legend_above(axes: Axes) -> None:
     handles, _ = axes.get_legend_handles_labels()
     if handles:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.3)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.3)
 
 
 def _plain_ticks(axes: Axes) -> None:

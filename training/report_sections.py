@@ -10,7 +10,7 @@ from training.report_plots import lift_plot
 
 Tree = Mapping[str, Any]
 
-_SIDES = {"over_real": "lift over real only", "over_placebo": "lift over placebo"}
+_SIDES = {"over_real": "synthetic over real only", "over_placebo": "synthetic over placebo"}
 
 
 def bounds(interval: Any) -> tuple[float, float, float] | None:  # noqa: ANN401 - a JSON value

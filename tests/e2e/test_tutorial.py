@@ -141,6 +141,8 @@ def test_a_log_is_imported_once_and_its_batch_published(found):
 def test_the_events_help_users_without_history_and_a_placebo_does_not(found):
     arms = {name: arm["hidden"] for name, arm in found["arms"].items()}
     assert arms["synthetic"] > 1.2 * arms["real_only"] > arms["placebo"]
+    assert arms["folded_in"] > 1.2 * arms["real_only"]
+    assert found["arms"]["folded_in"]["warm"] == found["arms"]["real_only"]["warm"]
     assert found["hidden"] > 200
     real_only, with_synthetic = found["ndcg"]
     assert with_synthetic > 1.2 * real_only

@@ -192,7 +192,7 @@ def test_every_section_is_there_with_its_values(tmp_path, result):
         "+125.0 % [+112.5, +137.5]",
         "+6.2 % [-6.2, +18.8]",
         "0.0162",
-        "Folded in, real events alone decide",
+        "Folded in: real events alone decide",
         "0.0139",
         "all time popularity",
         "0.0019",
@@ -238,10 +238,10 @@ def test_segments_and_arms_come_in_reading_order(tmp_path, result):
             "synthetic 0.0151",
             "folded in 0.0162",
             "placebo 0.0102",
-            "lift over real only",
+            "synthetic over real only",
             "folded in over real only",
-            "folded in over mixed in",
-            "lift over placebo",
+            "folded in over synthetic",
+            "synthetic over placebo",
         )
     ]
     assert order == sorted(order)

@@ -101,15 +101,20 @@ def gate(session: Session, batch: str | None) -> None:
 @cli.command()
 @click.argument("batch", required=False)
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
+@click.option("--force", is_flag=True, help="Overrule what the gate says of the worth of events.")
+@click.option("--why", default="", metavar="TEXT", help="Why it is overruled; for the ledger.")
 @pass_session
 def publish(
     session: Session,
     batch: str | None,
     dry_run: bool,  # noqa: FBT001 - click passes flags so
+    force: bool,  # noqa: FBT001 - click passes flags so
+    why: str,
 ) -> None:
     """Make an accepted batch (default: the newest) visible to Feast, in one commit."""
     with session.open() as scalr:
-        session.show(scalr.publish_preview(batch) if dry_run else scalr.publish(batch))
+        verb = scalr.publish_preview if dry_run else scalr.publish
+        session.show(verb(batch, force=force, why=why))
 
 
 @cli.command()

@@ -163,13 +163,16 @@ class Session:
         if self.as_json:
             click.echo(json.dumps([plain(run) for run in runs], indent=2))
             return
+        from scalr_ray.ledger import FORCED
+
         table = new_table("run", "verb", "status", "started", "seconds", "error")
         for run in runs:
             ended = run.finished_at
             seconds = "" if ended is None else f"{(ended - run.started_at).total_seconds():.1f}"
             started = f"{run.started_at:%Y-%m-%d %H:%M:%S}"
+            verb = f"{run.verb} --force" if FORCED in run.metrics else run.verb
             table.add_row(
-                run.run_id, run.verb, run.status.value, started, seconds, run.error_code or ""
+                run.run_id, verb, run.status.value, started, seconds, run.error_code or ""
             )
         print_table(table)
 

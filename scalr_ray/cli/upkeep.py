@@ -101,25 +101,23 @@ def lineage(session: Session, event_id: str) -> None:
         show_lineage(session, scalr.lineage(event_id))
 
 
-@click.group(invoke_without_command=True)
+@click.command()
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1))
-@click.pass_context
-def runs(context: click.Context, limit: int) -> None:
-    """List the newest calls, or say how two of them differ (`runs diff`)."""
-    if context.invoked_subcommand is None:
-        session: Session = context.obj
-        with session.open() as scalr:
-            session.show_runs(scalr.runs(limit))
-
-
-@runs.command("diff")
-@click.argument("first")
-@click.argument("second")
 @pass_session
-def runs_diff(session: Session, first: str, second: str) -> None:
+def runs(session: Session, limit: int) -> None:
+    """List the newest calls; `scalr compare` says how two of them differ."""
+    with session.open() as scalr:
+        session.show_runs(scalr.runs(limit))
+
+
+@click.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@pass_session
+def compare(session: Session, first: str, second: str) -> None:
     """In what two runs differ: code, settings, what they made, what they measured."""
     with session.open() as scalr:
-        show_differences(session, scalr.runs_diff(first, second))
+        show_differences(session, scalr.compare(first, second))
 
 
-VERBS = (recover, retire, erase, compact, gc, lineage, runs)
+VERBS = (recover, retire, erase, compact, gc, lineage, runs, compare)

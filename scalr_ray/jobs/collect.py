@@ -84,6 +84,9 @@ def _rejected(workspace: Workspace, *, dry_run: bool) -> Collected:
     """The staged files of batches that the gate refused."""
     lake = workspace.lake
     rejected = {batch.batch_id for batch in workspace.ledger.batches(BatchState.REJECTED)}
+    # One of them may be published by force just now, which asks for collecting likewise.
+    if any(run.verb == "publish" for run in live_runs(workspace.ledger)):
+        rejected = set()
     staged = sorted(rejected & lake.staged_batches().keys())
     size = lake.size_bytes(file for batch in staged for file in lake.staged_files(batch))
     if not dry_run:
@@ -112,7 +115,7 @@ def _lake(
         ]
     else:
         expired = lake.expire(before=before, keep=keep)
-    in_use = [batch.batch_id for state in _NO_ORPHANS for batch in ledger.batches(state)]
+    in_use = [batch.batch_id for batch in ledger.batches() if batch.state in _NO_ORPHANS]
     orphans = lake.orphans(older_than=cut, staged=in_use, gone=expired)
     size = lake.size_bytes(orphans)
     if not dry_run:

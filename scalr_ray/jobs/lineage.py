@@ -31,6 +31,7 @@ class Lineage:
         run: that generated the batch.
         translator: that drew it.
         trained_by: the run that trained the translator.
+        forced: who published it though the gate refused, said why; None where nobody did.
         sources: versions of the observed event that triggered it, as the store has them; none
             where it is not there any more.
     """
@@ -41,6 +42,7 @@ class Lineage:
     run: RunRecord
     translator: TranslatorRecord
     trained_by: RunRecord
+    forced: str | None
     sources: tuple[Mapping[str, Any], ...]
 
 
@@ -69,6 +71,7 @@ def trace(workspace: Workspace, event_id: str) -> Lineage:
     ledger = workspace.ledger
     batch = ledger.batch(str(row["batch_id"]))
     translator = ledger.translator(str(row["translator_version"]))
+    forced = ledger.forcing(batch.batch_id)
     return Lineage(
         event=row,
         place=place,
@@ -76,6 +79,7 @@ def trace(workspace: Workspace, event_id: str) -> Lineage:
         run=ledger.run(batch.run_id),
         translator=translator,
         trained_by=ledger.run(translator.run_id),
+        forced=None if forced is None else forced.detail,
         sources=tuple(_sources(workspace, row["source_event_id"], batch)),
     )
 

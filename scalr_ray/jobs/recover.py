@@ -29,6 +29,7 @@ from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.ingest import sole_writer
 from scalr_ray.jobs.erase import PendingErasure, finish, resize_staged
 from scalr_ray.jobs.erase_files import half_written, remove
+from scalr_ray.jobs.force import reason_of
 from scalr_ray.jobs.liveness import is_here, live_runs
 from scalr_ray.jobs.release import retire_replaced
 from scalr_ray.jobs.retire import take_back
@@ -164,6 +165,7 @@ class _Recovery:
                 batch.batch_id,
                 expected=BatchState.ACCEPTED,
                 to=BatchState.PUBLISHED,
+                reason=reason_of(self.workspace, batch.batch_id),
                 snapshot_id=snapshot_id,
             )
         return self._repair("batch", batch.batch_id, "accepted, but in the table", "published")

@@ -14,7 +14,8 @@ from scalr_ray.core.errors import GateRefused, UsageError
 from scalr_ray.gate import Check, Observed, audit, first_failure
 from scalr_ray.generate.refining.report import RefinementReport
 from scalr_ray.jobs import open_lineage
-from scalr_ray.jobs.generate import ANOTHER_BATCH, describe_refusal
+from scalr_ray.jobs.force import describe_refused, forcible, overrule, reason_of
+from scalr_ray.jobs.generate import ANOTHER_BATCH
 from scalr_ray.jobs.mass import events_beside, published_mass
 from scalr_ray.jobs.measuring import record_checks
 from scalr_ray.jobs.metrics import record_rows
@@ -23,7 +24,7 @@ from scalr_ray.jobs.translators import TranslatorThen
 from scalr_ray.jobs.trial import Gain
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake import PublishedBatch
-from scalr_ray.ledger import BatchRecord, BatchState, Finding, TranslatorRecord
+from scalr_ray.ledger import FORCED, BatchRecord, BatchState, Finding, TranslatorRecord
 
 _NEXT_STEP = {
     BatchState.STAGED: "run `scalr gate` first",
@@ -83,17 +84,32 @@ def gate(workspace: Workspace, *, batch_id: str | None = None) -> Audited:
     return Audited(record=record, checks=checks)
 
 
-def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBatch:
+def publish(
+    workspace: Workspace, *, batch_id: str | None = None, force: bool = False, why: str = ""
+) -> PublishedBatch:
     """Make an accepted batch visible to Feast in one commit; repeating it changes nothing.
 
     The batches that it takes the place of are retired afterwards.
 
+    Args:
+        workspace: an opened repository.
+        batch_id: the batch; None takes the newest, unless it is to be forced.
+        force: overrule a gate that refused it for what its events are worth.
+        why: it is overruled, for the ledger.
+
     Raises:
-        GateRefused: the batch was rejected.
-        UsageError: there is no such batch, or it has not been through the gate.
+        GateRefused: the batch was rejected, and is not to be forced or cannot be.
+        UsageError: there is no such batch, it has not been through the gate, or it is to be forced
+            and was not refused, or for no reason.
+        RetryLater: it is to be forced while `scalr gc` is under way.
     """
-    with workspace.run("publish"):
-        batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
+    _refuse_idle_reason(force=force, why=why)
+    with workspace.run("publish") as run:
+        if force:
+            batch = overrule(workspace, batch_id, why, run.run_id)
+            run.metrics[FORCED] = {"batch": batch.batch_id, "why": batch.reason}
+        else:
+            batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
         with workspace.progress.stage("Publish in one Iceberg commit"):
             published = workspace.lake.publish(batch.batch_id)
             if batch.state is BatchState.ACCEPTED:
@@ -101,6 +117,7 @@ def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBa
                     batch.batch_id,
                     expected=BatchState.ACCEPTED,
                     to=BatchState.PUBLISHED,
+                    reason=reason_of(workspace, batch.batch_id),
                     snapshot_id=published.snapshot_id,
                 )
         retire_replaced(workspace, batch.batch_id)
@@ -112,20 +129,27 @@ def publish(workspace: Workspace, *, batch_id: str | None = None) -> PublishedBa
     return published
 
 
-def preview(workspace: Workspace, *, batch_id: str | None = None) -> dict[str, Any]:
+def preview(
+    workspace: Workspace, *, batch_id: str | None = None, force: bool = False, why: str = ""
+) -> dict[str, Any]:
     """What `publish` would do, found out without changing anything.
 
     Returns:
-        What the lake would show (`SyntheticEventLake.publish_preview`), and the batches that would
-        be retired.
+        What the lake would show (`SyntheticEventLake.publish_preview`), the batches that would
+        be retired, and of one that is to be forced what the ledger would say of it.
 
     Raises:
         GateRefused, UsageError: as `publish`.
     """
-    batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
+    _refuse_idle_reason(force=force, why=why)
+    told: dict[str, Any] = {}
+    if force:
+        batch, told["forced"] = forcible(workspace, batch_id, why)
+    else:
+        batch = find_batch(workspace, batch_id, BatchState.ACCEPTED)
     replaced = workspace.ledger.replaced_by(batch.batch_id)
     retired = [other.batch_id for other in replaced if other.state is BatchState.PUBLISHED]
-    return {**workspace.lake.publish_preview(batch.batch_id), "retires": retired}
+    return {**workspace.lake.publish_preview(batch.batch_id), "retires": retired, **told}
 
 
 def retire_replaced(workspace: Workspace, batch_id: str) -> None:
@@ -163,9 +187,14 @@ def find_batch(workspace: Workspace, batch_id: str | None, state: BatchState) ->
     if batch.state is state or done:
         return batch
     if batch.state is BatchState.REJECTED:
-        raise GateRefused(describe_refusal(batch))
+        raise GateRefused(describe_refused(workspace, batch))
     step = _NEXT_STEP.get(batch.state, ANOTHER_BATCH)
     raise UsageError(f"{batch.batch_id} is {batch.state.value}, not {state.value}; {step}")
+
+
+def _refuse_idle_reason(*, force: bool, why: str) -> None:
+    if why and not force:
+        raise UsageError("--why says why the gate is overruled: it goes with --force")
 
 
 def _checks(workspace: Workspace, batch: BatchRecord, translator: TranslatorRecord) -> list[Check]:

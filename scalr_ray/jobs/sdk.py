@@ -114,13 +114,23 @@ class Scalr(Upkeep):
         """Audit the newest staged batch, or a named one, and accept or reject it."""
         return release.gate(self._workspace, batch_id=batch_id)
 
-    def publish(self, batch_id: str | None = None) -> PublishedBatch:
-        """Make the newest accepted batch, or a named one, visible to Feast."""
-        return release.publish(self._workspace, batch_id=batch_id)
+    def publish(
+        self, batch_id: str | None = None, *, force: bool = False, why: str = ""
+    ) -> PublishedBatch:
+        """Make the newest accepted batch, or a named one, visible to Feast.
 
-    def publish_preview(self, batch_id: str | None = None) -> dict[str, Any]:
+        Args:
+            batch_id: which; force needs a name.
+            force: publish it though the gate refused it for what its events are worth.
+            why: the gate is overruled, for the ledger.
+        """
+        return release.publish(self._workspace, batch_id=batch_id, force=force, why=why)
+
+    def publish_preview(
+        self, batch_id: str | None = None, *, force: bool = False, why: str = ""
+    ) -> dict[str, Any]:
         """What `publish` would do; nothing is changed."""
-        return release.preview(self._workspace, batch_id=batch_id)
+        return release.preview(self._workspace, batch_id=batch_id, force=force, why=why)
 
     def run(self, as_of: str | datetime | None = None) -> RunOutcome:
         """Publish what is new: train where that is due, generate, audit, and publish if accepted.

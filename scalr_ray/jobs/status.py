@@ -20,6 +20,7 @@ from scalr_ray.ingest.store import SOURCE_VIEW, TARGET_VIEW
 from scalr_ray.jobs.liveness import is_dead
 from scalr_ray.lake import PublishedBatch, SyntheticEventLake
 from scalr_ray.ledger import (
+    FORCED,
     BatchRecord,
     BatchState,
     ErasureState,
@@ -233,8 +234,10 @@ def _translator(record: TranslatorRecord) -> NewestTranslator:
 
 def _verdict(ledger: Ledger, batch: BatchRecord) -> str:
     checks = ledger.verdicts(batch.batch_id)
-    passed = sum(check.passed for check in checks)
-    return f"accepted, {passed} of {len(checks)} checks passed"
+    forced = next((check for check in checks if check.check == FORCED), None)
+    asked = [check for check in checks if check.check != FORCED]
+    passed = f"{sum(check.passed for check in asked)} of {len(asked)} checks passed"
+    return f"accepted, {passed}" if forced is None else f"forced, {passed}: {forced.detail}"
 
 
 def _positives(ledger: Ledger, batch: BatchRecord, shown: Mapping[str, PublishedBatch]) -> int:

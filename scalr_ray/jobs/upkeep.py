@@ -72,7 +72,7 @@ class Upkeep:
         """Walk back from a synthetic event to what was observed."""
         return looking_back.trace(self._workspace, event_id)
 
-    def runs_diff(self, first: str, second: str) -> list[Difference]:
+    def compare(self, first: str, second: str) -> list[Difference]:
         """In what two runs differ: code, settings, what they made, what they measured."""
         return looking_back.compare_runs(self._workspace, first, second)
 

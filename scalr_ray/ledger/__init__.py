@@ -10,6 +10,7 @@ from __future__ import annotations
 from scalr_ray.ledger.ledger import Ledger
 from scalr_ray.ledger.owners import Owner
 from scalr_ray.ledger.records import (
+    FORCED,
     BatchRecord,
     BatchState,
     ErasureRecord,
@@ -23,6 +24,7 @@ from scalr_ray.ledger.records import (
 )
 
 __all__ = [
+    "FORCED",
     "BatchRecord",
     "BatchState",
     "ErasureRecord",

@@ -13,6 +13,7 @@ from scalr_ray.core.clock import parse_time
 from scalr_ray.core.errors import UsageError
 from scalr_ray.ledger.database import part, rising_now, save, transaction
 from scalr_ray.ledger.records import (
+    FORCED,
     TRANSITIONS,
     BatchRecord,
     BatchState,
@@ -152,6 +153,37 @@ class Batches(Translators):
                 session.add_all([_verdict(batch_id, finding) for finding in findings])
                 return row.record()
         raise self._cannot_move(batch_id, BatchState.STAGED, to)
+
+    def force_batch(self, batch_id: str, *, rows: int, why: str) -> BatchRecord:
+        """Accept a batch that the gate refused, and keep why: both, or nothing.
+
+        Args:
+            batch_id: a rejected batch.
+            rows: how many are staged of it.
+            why: for a reader.
+
+        Raises:
+            UsageError: it is in another state, or there is no such batch.
+        """
+        rejected = (BatchRow.batch_id == batch_id, BatchRow.state == BatchState.REJECTED)
+        change = update(BatchRow).where(*rejected).returning(BatchRow)
+        change = change.values(
+            state=BatchState.ACCEPTED,
+            rows=rows,
+            reason=f"{FORCED}: {why}",
+            updated_at=datetime.now(UTC),
+        )
+        with transaction(self._engine) as session:
+            if row := session.scalars(change).one_or_none():
+                session.add(_verdict(batch_id, Finding(check=FORCED, passed=True, detail=why)))
+                return row.record()
+        actual = self.batch(batch_id).state
+        raise UsageError(f"batch {batch_id} is {actual}, not rejected; nothing is to be overruled")
+
+    def forcing(self, batch_id: str) -> VerdictRecord | None:
+        """Who overruled the gate on a batch said why; None where nobody did."""
+        verdicts = self.verdicts(batch_id)
+        return next((found for found in verdicts if found.check == FORCED), None)
 
     def resize_batch(self, batch_id: str, rows: int, why: str) -> BatchRecord:
         """Record that a batch which is not published yet has other rows than before.

@@ -2,7 +2,7 @@
 
 ```
 staged ──► accepted ──► published ──► retired
-   └──────────┴──► rejected
+   └──────────┴──► rejected ──► accepted, by force alone
 ```
 """
 
@@ -26,7 +26,7 @@ class RunStatus(StrEnum):
 
 
 class BatchState(StrEnum):
-    """How a batch stands; `rejected` and `retired` are final."""
+    """How a batch stands; `retired` is final, and so is `rejected` unless it is overruled."""
 
     STAGED = "staged"
     ACCEPTED = "accepted"
@@ -42,6 +42,10 @@ TRANSITIONS: Mapping[BatchState, frozenset[BatchState]] = {
     BatchState.RETIRED: frozenset(),
     BatchState.REJECTED: frozenset(),
 }
+
+
+# The check under which it is recorded that somebody overruled the gate, and why.
+FORCED = "forced"
 
 
 class ErasureState(StrEnum):

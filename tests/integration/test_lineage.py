@@ -160,24 +160,24 @@ def test_machines_get_the_same_as_json(repo):
 def test_runs_differ_in_what_was_set_and_what_came_of_it(repo, scalr):
     records = {record.version: record for record in workspace_of(scalr).ledger.translators()}
     first, second = (records[version].run_id for version in (repo.version, repo.other_version))
-    found = {each.what: (each.first, each.second) for each in scalr.runs_diff(first, second)}
+    found = {each.what: (each.first, each.second) for each in scalr.compare(first, second)}
     assert found["seed"] == found["config.seed"] == (0, 7)
     assert found["config.prior.window_days"] == (90, 60)
     assert found["translator"] == ([repo.version], [repo.other_version])
     assert found["translator.metrics.window_days"] == (90, 60)
     assert "code" not in found
     assert "config.domains.target" not in found
-    assert scalr.runs_diff(first, first) == []
-    code, out, _ = command(repo, "runs", "diff", first, second)
+    assert scalr.compare(first, first) == []
+    code, out, _ = command(repo, "compare", first, second)
     assert code == 0
     assert "config.prior.window_days" in out
-    assert "the two runs do not differ" in command(repo, "runs", "diff", first, first)[1]
-    assert json.loads(command(repo, "--json", "runs", "diff", first, first)[1]) == []
+    assert "the two runs do not differ" in command(repo, "compare", first, first)[1]
+    assert json.loads(command(repo, "--json", "compare", first, first)[1]) == []
 
 
 def test_runs_of_two_verbs_differ_in_what_they_made(repo, scalr):
     lineage = scalr.lineage("published/0")
-    differences = scalr.runs_diff(lineage.run.run_id, lineage.trained_by.run_id)
+    differences = scalr.compare(lineage.run.run_id, lineage.trained_by.run_id)
     found = {each.what: (each.first, each.second) for each in differences}
     assert found["verb"] == ("generate", "train")
     assert found["batch"] == (["published"], None)
@@ -185,7 +185,7 @@ def test_runs_of_two_verbs_differ_in_what_they_made(repo, scalr):
 
 
 def test_a_run_that_nobody_knows_is_told_and_runs_are_still_listed(repo):
-    code, out, err = command(repo, "runs", "diff", "nothing", "nothing")
+    code, out, err = command(repo, "compare", "nothing", "nothing")
     assert (code, out) == (2, "")
     assert err == "scalr: there is no run nothing; `scalr runs` lists them\n"
     code, out, _ = command(repo, "--json", "runs", "--limit", "3")

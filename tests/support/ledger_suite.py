@@ -243,6 +243,23 @@ def test_only_legal_transitions_happen(ledger: Ledger, state: BatchState, to: Ba
         assert ledger.batch("b1").state is state
 
 
+def test_only_what_was_rejected_can_be_forced_and_why_stays(ledger: Ledger) -> None:
+    batch_in(ledger, STAGED)
+    with pytest.raises(UsageError, match="b1 is staged, not rejected"):
+        ledger.force_batch("b1", rows=3, why="an order")
+    assert ledger.forcing("b1") is None
+    ledger.judge_batch("b1", findings=[DRIFT], to=REJECTED, reason="psi")
+    forced = ledger.force_batch("b1", rows=3, why="an order")
+    assert (forced.state, forced.rows, forced.reason) == (ACCEPTED, 3, "forced: an order")
+    ledger.move_batch("b1", expected=ACCEPTED, to=PUBLISHED)
+    with pytest.raises(UsageError, match="b1 is published, not rejected"):
+        ledger.force_batch("b1", rows=3, why="another")
+    kept = ledger.forcing("b1")
+    assert kept is not None
+    assert (kept.check, kept.passed, kept.detail) == ("forced", True, "an order")
+    assert [verdict.check for verdict in ledger.verdicts("b1")] == [DRIFT.check, "forced"]
+
+
 def test_a_wrong_expectation_names_the_actual_state(ledger: Ledger) -> None:
     batch_in(ledger, REJECTED)
     with pytest.raises(UsageError, match="b1 is rejected, not accepted; it cannot become publish"):

@@ -17,7 +17,7 @@ from scalr_ray.core.layout import Layout
 from scalr_ray.ingest.files import write_tables
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.lake.catalog import TABLE_NAME, open_catalog
-from scalr_ray.ledger import BatchState
+from scalr_ray.ledger import BatchState, Finding
 
 USER = "the user to erase"
 
@@ -50,6 +50,7 @@ def add_batch(
     *,
     state: BatchState = BatchState.STAGED,
     rows: pa.Table | None = None,
+    findings: Sequence[Finding] = (),
 ) -> None:
     """A batch of a run and a translator of its own, brought into a state as the jobs do."""
     ledger, lake = workspace.ledger, workspace.lake
@@ -77,7 +78,7 @@ def add_batch(
     if state is BatchState.STAGED:
         return
     to = BatchState.REJECTED if state is BatchState.REJECTED else BatchState.ACCEPTED
-    ledger.judge_batch(batch_id, findings=[], to=to, reason=None)
+    ledger.judge_batch(batch_id, findings=findings, to=to, reason=None)
     if state in (BatchState.PUBLISHED, BatchState.RETIRED):
         snapshot = lake.publish(batch_id).snapshot_id
         ledger.move_batch(

@@ -21,7 +21,7 @@ from scalr_ray.jobs.calls import exit_code_of
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
-VERBS += ("compact", "submit", "jobs", "status", "watch", "ui")
+VERBS += ("compact", "submit", "jobs", "status", "watch", "ui", "compare")
 
 
 def test_the_verbs_are_the_ones_that_are_documented():
@@ -68,7 +68,7 @@ def test_without_a_verb_the_help_is_shown(capsys):
         (["erase", "--user", "u1", "--file", "users.txt"], "one of them"),
         (["retire"], "Missing argument.*BATCH"),
         (["lineage"], "Missing argument.*EVENT_ID"),
-        (["runs", "diff", "a"], "Missing argument.*SECOND.*`scalr runs diff --help`"),
+        (["compare", "a"], "Missing argument.*RUN.*`scalr compare --help`"),
         (["--set", "--json"], None),
     ],
 )

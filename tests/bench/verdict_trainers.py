@@ -15,6 +15,7 @@ from training.models import (
 )
 from training.models.base import WayIn
 from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
+from training.models.item_knn import ItemKNN, ItemKNNConfig
 from training.models.neural import Synthetic
 from training.models.sequential import Sequential, SequentialConfig
 from training.models.two_tower import TwoTower, TwoTowerConfig
@@ -68,12 +69,19 @@ def implicit(way: WayIn) -> Trainer:
     return lambda prior, _: Confident(ImplicitALSConfig(prior=prior, **settings))
 
 
+def item_knn(way: WayIn) -> Trainer:
+    """Neighbours of items."""
+    return lambda prior, _: ItemKNN(ItemKNNConfig(prior=prior, synthetic=way))
+
+
 TRAINERS: dict[str, Trainer] = {
     "popularity": lambda prior, _: Popularity(prior),
     "ials, rows": ials("rows"),
     "ials, fold-in": ials("fold-in"),
     "implicit, rows": implicit("rows"),
     "implicit, fold-in": implicit("fold-in"),
+    "item-knn, rows": item_knn("rows"),
+    "item-knn, fold-in": item_knn("fold-in"),
     "two-tower, head": two_tower("head"),
     "two-tower, fold-in": two_tower("fold-in"),
     "sequential, head": sequential("head"),

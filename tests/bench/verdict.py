@@ -5,7 +5,8 @@
 For each direction a translator of one `--kind`, over the popularity of 90 days, draws events as of
 the test cut, as `scalr run` does by default: sampled, for the users without target history. With
 `--kind chosen` both kinds are fitted, and each trainer gets the one under whose best weight its
-likelihood on the validation window is greater. Each trainer then learns from
+likelihood on the validation window is greater. With `--windows-back 1` both cuts stand one window
+earlier, and nothing after that test is seen. Each trainer then learns from
 
 - the real events alone,
 - the real and the synthetic events,
@@ -62,7 +63,7 @@ from scalr_ray.jobs.trial import Stage
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
-from tests.bench.amazon import DIRECTIONS, Split, read_split
+from tests.bench.amazon import CUTS, DIRECTIONS, Split, read_split
 from tests.bench.directions import interval, say
 from tests.bench.verdict_trainers import TRAINERS, Trainer, skipped
 from training.bootstrap import Interval
@@ -418,6 +419,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--kind", choices=(*FITTED, "chosen"), default="frequency")
+    parser.add_argument("--windows-back", type=int, choices=range(len(CUTS) - 1), default=0)
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")
     parser.add_argument("--weight", type=float, help="instead of the one that validation chooses")
@@ -430,7 +432,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for data, source, target in DIRECTIONS:
         if asked.only and asked.only != target:
             continue
-        split = read_split(asked.data, data, [source], target)
+        split = read_split(asked.data, data, [source], target, windows_back=asked.windows_back)
         worlds = {kind: World.of(split, kind, asked.seeds) for kind in kinds}
         counts = np.bincount(split.events.target.items, minlength=len(split.test.rankable))
         sizes = split.test.sizes

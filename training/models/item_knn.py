@@ -1,15 +1,17 @@
 """Item-based neighbours, by the library `implicit`: who took this took that.
 
-With w the summed weights of pairs, a column for each item, two items are as similar as
+With w the summed weight of a pair, and of all pairs of a user or an item, two items are as similar
+as
 
-    s(i, j) = w(i)·w(j)  /  √((|w(i)|² + h) (|w(j)|² + h)),
+    s(i, j) = Σ over users  w(u, i) w(u, j) / w(u)  /  √((w(i) + h) (w(j) + h)),
 
-the cosine of their columns, shrunk by h where there is little to go by. A user's score of j is the
-sum of w(u, i) s(i, j) over the items i that have j among their neighbours, plus a multiple of the
-log prior. An item is a neighbour of its own.
+a cosine in which who has taken much says less of what goes together (the row normalisation of
+Karypis, 2001), shrunk by h where there is little to go by. A user's score of j is the sum of
+w(u, i) s(i, j) over the items i that have j among their neighbours, plus a multiple of the log
+prior. An item is a neighbour of its own.
 
 Weights enter as sums, so weight 2 is the row twice and weight 0 is no row, and small ones fade to
-that. What two rows of weight w say of their items counts as w².
+that: a user whose rows all have weight w counts as w users.
 
 By `fold-in`, real rows alone decide what items are similar. The rows of users with synthetic rows
 only are then looked up among these, and move nobody else's scores by a bit.
@@ -39,15 +41,15 @@ class ItemKNNConfig:
     Attributes:
         prior: the popularity that is added to the scores; its `as_of` is the training cut.
         neighbours: how many items are kept for each, the most similar.
-        shrinkage: h; an item of so many rows of weight 1 is half as similar to itself.
+        shrinkage: h, in rows.
         prior_weight: multiple of the log prior in a score.
         synthetic: how synthetic rows enter.
     """
 
     prior: PopularityConfig
     neighbours: int = 100
-    shrinkage: float = 1.0
-    prior_weight: float = 0.3
+    shrinkage: float = 0.3
+    prior_weight: float = 0.02
     synthetic: WayIn = "rows"
 
     def __post_init__(self) -> None:
@@ -115,8 +117,9 @@ class ItemKNN:
             from implicit.nearest_neighbours import ItemItemRecommender
         except ImportError as error:
             raise UsageError("this ranker needs implicit: pip install 'scalr[trainers]'") from error
-        squares = np.asarray(weights.power(2).sum(axis=0)).ravel()
-        weights.data /= np.sqrt(squares + self._config.shrinkage)[weights.indices]
+        user_mass, item_mass = (np.asarray(weights.sum(axis=axis)).ravel() for axis in (1, 0))
+        users, items = weights.nonzero()
+        weights.data /= np.sqrt(user_mass[users] * (item_mass[items] + self._config.shrinkage))
         model = ItemItemRecommender(K=self._config.neighbours, num_threads=1)
         model.fit(weights, show_progress=False)
         return model.similarity.astype(np.float32)

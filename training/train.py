@@ -32,6 +32,7 @@ RANKERS = {
     "popularity": ("popularity", "Popularity", "PopularityConfig"),
     "ials": ("ials", "IALS", "IALSConfig"),
     "implicit": ("implicit_als", "ImplicitALS", "ImplicitALSConfig"),
+    "item-knn": ("item_knn", "ItemKNN", "ItemKNNConfig"),
     "trees": ("trees", "Trees", "TreesConfig"),
     "two-tower": ("two_tower", "TwoTower", "TwoTowerConfig"),
     "sequential": ("sequential", "Sequential", "SequentialConfig"),

@@ -1,7 +1,8 @@
 """The Amazon logs, cut by the protocol of the README: what is known, and whom it is tested on.
 
 Odd users lose their target history before the cut, repeated (user, item) pairs count once, and both
-cuts are quantiles of the target domain's event times, floored to the day.
+cuts are quantiles of the target domain's event times, floored to the day, or both at earlier
+quantiles.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ DIRECTIONS = (
     ("amazon2014_food_kitchen", "food", "kitchen"),
     ("amazon2014_beauty_electronics", "beauty", "electronics"),
 )
+# The test cut stands at the first of these quantiles, unless it is moved; validation at the next.
+CUTS = (0.80, 0.65, 0.50, 0.35, 0.20)
 DOMAINS = {"beauty", "electronics", "food", "kitchen"}
 
 
@@ -40,15 +43,24 @@ class Split:
     test: Holdout
 
 
-def read_split(data: Path, name: str, sources: Sequence[str], target: str) -> Split:
-    """Cut one direction by the protocol."""
+def read_split(
+    data: Path, name: str, sources: Sequence[str], target: str, *, windows_back: int = 0
+) -> Split:
+    """Cut one direction by the protocol, or so many windows before it.
+
+    Moved back, the test ends where the cut stood one window later; what came then is not seen.
+    """
     folders = [data / name] if len(sources) == 1 else sorted(data.glob("amazon2014_*"))
     table = pa.concat_tables([pq.read_table(folder / "events.parquet") for folder in folders])
     table = as_events(table)
     source = table.filter(pc.is_in(table["domain"], pa.array(list(sources))))
     targets = first_pairs(table.filter(pc.equal(table["domain"], target)))
     times = targets["event_timestamp"].cast(pa.int64()).to_numpy()
-    cut, validation_cut = (floor_day(from_micros(int(np.quantile(times, q)))) for q in (0.80, 0.65))
+    days = [floor_day(from_micros(int(np.quantile(times, quantile)))) for quantile in CUTS]
+    cut, validation_cut = days[windows_back : windows_back + 2]
+    if windows_back:
+        end = pa.scalar(days[windows_back - 1], TIMESTAMP)
+        targets = targets.filter(pc.less(targets["event_timestamp"], end))
     before = pc.less(targets["event_timestamp"], pa.scalar(cut, TIMESTAMP))
     odd = pa.array(targets["user_id"].to_numpy() % 2 == 1)
     known = targets.filter(pc.and_(before, pc.invert(odd)))

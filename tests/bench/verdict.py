@@ -1,10 +1,12 @@
 """What the events are worth to several trainers, against a placebo and against mass alone.
 
-    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--kind neural]
+    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--kind chosen]
 
 For each direction a translator of one `--kind`, over the popularity of 90 days, draws events as of
-the test cut, as `scalr run` does by default: sampled, for the users without target history. Each
-trainer then learns from
+the test cut, as `scalr run` does by default: sampled, for the users without target history. With
+`--kind chosen` both kinds are fitted, and each trainer gets the one under whose best weight its
+likelihood on the validation window is greater. With `--windows-back 1` both cuts stand one window
+earlier, and nothing after that test is seen. Each trainer then learns from
 
 - the real events alone,
 - the real and the synthetic events,
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,101 +63,25 @@ from scalr_ray.jobs.trial import Stage
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
-from tests.bench.amazon import DIRECTIONS, Split, read_split
+from tests.bench.amazon import CUTS, DIRECTIONS, Split, read_split
 from tests.bench.directions import interval, say
+from tests.bench.verdict_trainers import TRAINERS, Trainer, skipped
 from training.bootstrap import Interval
 from training.lift import ArmResult, paired_lift, summarise
 from training.metrics import gini_at_k, mrr_at_k, novelty_at_k
-from training.models import (
-    IALS,
-    IALSConfig,
-    Interactions,
-    Popularity,
-    PopularityConfig,
-    Ranker,
-    rank_users,
-)
-from training.models.base import WayIn
-from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
-from training.models.neural import Synthetic
-from training.models.sequential import Sequential, SequentialConfig
-from training.models.two_tower import TwoTower, TwoTowerConfig
+from training.models import IALS, Interactions, PopularityConfig, Ranker, rank_users
+from training.models.implicit_als import ImplicitALS
 
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 SCHEMA = synthetic_event_schema("int64", "int64")
 WEIGHTS = (0.0, 0.03, 0.1, 0.3)
 PRIOR_WEIGHTS = (0.02, 0.05, 0.1)  # of what has a prior in its scores as the trial's model has
-CONFIDENCE = 20.0  # of a row against a pair without one, in `implicit`; in `ials` it is as much
 WINDOW_DAYS, BACKGROUND = 90, 0.01
 K = 20
 BOOTSTRAP = 1000
 SEGMENTS = ("all", "hidden", "warm")
 ARMS = ("real only", "+ synthetic", "+ placebo", "real upsampled")
-BATCH_USERS = 128
 MOST_HARM = -0.03
-
-# A ranker for a prior and the users of its arm over those of real only.
-Trainer = Callable[[PopularityConfig, float], Ranker]
-
-
-class Confident(ImplicitALS):
-    """ALS by `implicit`, every row of a confidence in proportion to its weight."""
-
-    def fit(self, interactions: Interactions, *, seed: int) -> None:
-        """Learn from the rows at `CONFIDENCE` times their weight."""
-        super().fit(replace(interactions, weights=interactions.weights * CONFIDENCE), seed=seed)
-
-
-def two_tower(way: Synthetic) -> Trainer:
-    """Two towers, synthetic rows entering by `way`."""
-
-    def of(prior: PopularityConfig, growth: float) -> Ranker:
-        real_first = way in {"pretrain", "fold-in"}
-        batch = BATCH_USERS if real_first else round(BATCH_USERS * growth)
-        return TwoTower(TwoTowerConfig(prior=prior, epochs=5, batch=batch, synthetic=way))
-
-    return of
-
-
-def sequential(way: Synthetic) -> Trainer:
-    """Attention to the newest eight rows of a user."""
-
-    def of(prior: PopularityConfig, growth: float) -> Ranker:
-        batch = BATCH_USERS // 2 if way == "fold-in" else round(BATCH_USERS / 2 * growth)
-        return Sequential(
-            SequentialConfig(prior=prior, width=16, length=8, epochs=5, batch=batch, synthetic=way)
-        )
-
-    return of
-
-
-def ials(way: WayIn) -> Trainer:
-    """The factorisation of the trial."""
-    return lambda prior, _: IALS(IALSConfig(prior=prior, synthetic=way))
-
-
-def implicit(way: WayIn) -> Trainer:
-    """ALS by the library."""
-    settings = {"sweeps": 10, "regularisation": 5.0, "synthetic": way}
-    return lambda prior, _: Confident(ImplicitALSConfig(prior=prior, **settings))
-
-
-TRAINERS: dict[str, Trainer] = {
-    "popularity": lambda prior, _: Popularity(prior),
-    "ials, rows": ials("rows"),
-    "ials, fold-in": ials("fold-in"),
-    "implicit, rows": implicit("rows"),
-    "implicit, fold-in": implicit("fold-in"),
-    "two-tower, head": two_tower("head"),
-    "two-tower, fold-in": two_tower("fold-in"),
-    "sequential, head": sequential("head"),
-    "sequential, fold-in": sequential("fold-in"),
-    "two-tower, rows": two_tower("rows"),
-    "two-tower, pretrain": two_tower("pretrain"),
-}
-# The other ways in are tried on two targets.
-WAYS = ("two-tower, rows", "two-tower, pretrain")
-WAYS_ON = ("food", "electronics")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,16 +130,57 @@ class Bench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class World:
+    """A kind of translator in a direction: on the validation window and in the test.
+
+    Attributes:
+        on_window: synthetic events, a draw for each seed.
+        drawn: synthetic events of the test and their placebo, a draw for each seed.
+    """
+
+    validation: Bench
+    test: Bench
+    on_window: Sequence[pa.Table]
+    drawn: Sequence[tuple[pa.Table, pa.Table]]
+
+    @classmethod
+    def of(cls, split: Split, kind: str, seeds: int) -> World:
+        """Fit a translator of `kind`, and draw."""
+        validation, test = benches(split, kind)
+        return cls(
+            validation=validation,
+            test=test,
+            on_window=[validation.draw(seed)[0] for seed in range(seeds)],
+            drawn=[test.draw(seed) for seed in range(seeds)],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the validation window chooses for a trainer.
+
+    Attributes:
+        kind: of the translator.
+        weight: of a synthetic event.
+        best: the mean log-likelihood under the best weight that is allowed, nats.
+    """
+
+    kind: str
+    weight: float
+    best: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Found:
     """What a trainer made of a direction.
 
     Attributes:
-        weight: of a synthetic event, chosen on the validation window.
+        choice: of the validation window.
         arms: by name.
         lifts: of NDCG over real only, by arm and segment.
     """
 
-    weight: float
+    choice: Choice
     arms: Mapping[str, ArmResult]
     lifts: Mapping[str, Mapping[str, Interval]]
 
@@ -278,16 +245,24 @@ def benches(split: Split, kind: str) -> tuple[Bench, Bench]:
     return validation, test
 
 
-def chosen_weight(
-    bench: Bench, trainer: Trainer, drawn: Sequence[pa.Table], *, moves_warm: bool
-) -> float:
-    """The least weight that is as good as the best on the window; a draw for each seed."""
+def chosen(worlds: Mapping[str, World], trainer: Trainer, *, moves_warm: bool) -> Choice:
+    """The kind under which the window is likelier, the first of equals, and its weight."""
+    choices = []
+    for kind, world in worlds.items():
+        sys.stderr.write(f"  {kind}\n")
+        choices.append(chosen_weight(kind, world, trainer, moves_warm=moves_warm))
+    return max(choices, key=lambda choice: choice.best)
+
+
+def chosen_weight(kind: str, world: World, trainer: Trainer, *, moves_warm: bool) -> Choice:
+    """The least weight that is as good as the best on the window."""
+    bench = world.validation
     warm = bench.test.segments["warm"]
     likelihood = {
         weight: np.mean(
             [
                 likeliest(bench.fitted(trainer, at(rows, weight), 0.0, seed), bench.test)
-                for seed, rows in enumerate(drawn)
+                for seed, rows in enumerate(world.on_window)
             ],
             axis=0,
         )
@@ -305,7 +280,11 @@ def chosen_weight(
     ]
     best = max(harmless, key=lambda weight: float(likelihood[weight].mean()))
     behind = {weight: likelihood[best] - likelihood[weight] for weight in harmless}
-    return min(weight for weight, gap in behind.items() if gap.mean() <= error(gap))
+    return Choice(
+        kind=kind,
+        weight=min(weight for weight, gap in behind.items() if gap.mean() <= error(gap)),
+        best=float(likelihood[best].mean()),
+    )
 
 
 def likeliest(model: Ranker, test: Holdout) -> NDArray[np.float64]:
@@ -334,10 +313,9 @@ def at(rows: pa.Table, weight: float) -> pa.Table | None:
     return scaled(rows, weight) if weight else None
 
 
-def study(
-    bench: Bench, trainer: Trainer, weight: float, drawn: Sequence[tuple[pa.Table, pa.Table]]
-) -> Found:
-    """All arms of a trainer at a weight, a draw for each seed."""
+def study(world: World, trainer: Trainer, choice: Choice) -> Found:
+    """All arms of a trainer under a choice, a draw for each seed."""
+    bench, weight = world.test, choice.weight
     test = bench.test
     real_mass = len(bench.events.target)
 
@@ -346,7 +324,7 @@ def study(
         return rank_users(model, test.users, K, known=test.known, rankable=test.rankable)
 
     tops: dict[str, list[NDArray[np.int64]]] = {name: [] for name in ARMS}
-    for seed, (synthetic, placebo) in enumerate(drawn):
+    for seed, (synthetic, placebo) in enumerate(world.drawn):
         tops["real only"].append(ranked(seed, None, 0.0))
         if not weight:
             for name in ARMS[1:]:
@@ -359,7 +337,7 @@ def study(
     size = int(test.rankable.sum())
     arms = {name: ArmResult.of(top, test.relevant, size) for name, top in tops.items()}
     lifts = {name: ndcg_lifts(arms[name], arms["real only"], test) for name in ARMS[1:]}
-    return Found(weight=weight, arms=arms, lifts=lifts)
+    return Found(choice=choice, arms=arms, lifts=lifts)
 
 
 def ndcg_lifts(arm: ArmResult, base: ArmResult, test: Holdout) -> dict[str, Interval]:
@@ -387,7 +365,8 @@ def line(name: str, found: Found, test: Holdout) -> str:
     synthetic = found.lifts["+ synthetic"]
     cells = [
         name,
-        f"{found.weight:g}",
+        found.choice.kind,
+        f"{found.choice.weight:g}",
         " / ".join(ndcg),
         *(interval(found.lifts[each]["hidden"]) for each in ARMS[1:]),
         interval(synthetic["warm"]),
@@ -423,8 +402,8 @@ def other_line(name: str, found: Found, test: Holdout, shares: NDArray[np.float6
 
 
 HEADER = (
-    "| trainer | weight | real only, hidden / warm | lift, hidden | placebo's lift, hidden "
-    "| upsampled's lift, hidden | lift, warm | lift, all |\n" + "|---" * 8 + "|"
+    "| trainer | kind | weight | real only, hidden / warm | lift, hidden | placebo's lift, hidden "
+    "| upsampled's lift, hidden | lift, warm | lift, all |\n" + "|---" * 9 + "|"
 )
 OTHER_HEADER = (
     f"\n{' / '.join(ARMS)}, all users:\n\n"
@@ -439,37 +418,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--kind", choices=tuple(FITTED), default="frequency")
+    parser.add_argument("--kind", choices=(*FITTED, "chosen"), default="frequency")
+    parser.add_argument("--windows-back", type=int, choices=range(len(CUTS) - 1), default=0)
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")
     parser.add_argument("--weight", type=float, help="instead of the one that validation chooses")
     asked = parser.parse_args(argv)
+    if asked.weight is not None and asked.kind == "chosen":
+        parser.error("--weight leaves nothing to choose a kind by; name the kind")
+    kinds = tuple(FITTED) if asked.kind == "chosen" else (asked.kind,)
     names = asked.trainers.split(";") if asked.trainers else list(TRAINERS)
     results: list[tuple[bool, bool, bool, bool]] = []
     for data, source, target in DIRECTIONS:
         if asked.only and asked.only != target:
             continue
-        split = read_split(asked.data, data, [source], target)
-        validation, test = benches(split, asked.kind)
-        on_window = [validation.draw(seed)[0] for seed in range(asked.seeds)]
-        drawn = [test.draw(seed) for seed in range(asked.seeds)]
+        split = read_split(asked.data, data, [source], target, windows_back=asked.windows_back)
+        worlds = {kind: World.of(split, kind, asked.seeds) for kind in kinds}
         counts = np.bincount(split.events.target.items, minlength=len(split.test.rankable))
         sizes = split.test.sizes
         say(f"\n**{source} → {target}** ({sizes['all']:,} test users)\n\n{HEADER}")
         others = []
         for name in names:
-            if not asked.trainers and name in WAYS and target not in WAYS_ON:
+            if not asked.trainers and skipped(name, target):
                 continue
             sys.stderr.write(f"{target}, {name}\n")
             trainer = TRAINERS[name]
-            weight = asked.weight
-            if weight is None:
-                moves = not name.endswith("fold-in")
-                weight = chosen_weight(validation, trainer, on_window, moves_warm=moves)
-            found = study(test, trainer, weight, drawn)
+            if asked.weight is None:
+                choice = chosen(worlds, trainer, moves_warm=not name.endswith("fold-in"))
+            else:
+                choice = Choice(kind=asked.kind, weight=asked.weight, best=0.0)
+            found = study(worlds[choice.kind], trainer, choice)
             say(line(name, found, split.test))
             others.append(other_line(name, found, split.test, counts / counts.sum()))
-            results.append((*held(found), weight == 0))
+            results.append((*held(found), choice.weight == 0))
         say(OTHER_HEADER)
         say("\n".join(others))
     above, harmless, gain, nothing = (sum(each) for each in zip(*results, strict=True))

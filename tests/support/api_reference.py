@@ -59,6 +59,7 @@ FACES = (
     "training.models",
     "training.models.dcn",
     "training.models.implicit_als",
+    "training.models.item_knn",
     "training.models.sequential",
     "training.models.trees",
     "training.models.two_tower",

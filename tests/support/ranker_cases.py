@@ -12,6 +12,7 @@ from scalr_ray.core.clock import to_micros
 from training.models import IALS, IALSConfig, Interactions, Popularity, PopularityConfig
 from training.models.dcn import DCN, DCNConfig
 from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
+from training.models.item_knn import ItemKNN, ItemKNNConfig
 from training.models.sequential import Sequential, SequentialConfig
 from training.models.trees import Trees, TreesConfig
 from training.models.two_tower import TwoTower, TwoTowerConfig
@@ -40,14 +41,17 @@ RANKERS = {
     "dcn, auxiliary head": lambda: DCN(replace(CROSS, synthetic="head")),
     "trees": lambda: Trees(TreesConfig(prior=PRIOR, trees=20, prior_weight=0.3)),
     "implicit": lambda: ImplicitALS(ImplicitALSConfig(prior=PRIOR, factors=BLOCKS)),
+    "item-knn": lambda: ItemKNN(ItemKNNConfig(prior=PRIOR)),
+    "item-knn, folded in": lambda: ItemKNN(ItemKNNConfig(prior=PRIOR, synthetic="fold-in")),
     "sequential": lambda: Sequential(SEQUENTIAL),
     "sequential, auxiliary head": lambda: Sequential(replace(SEQUENTIAL, synthetic="head")),
 }
-PERSONAL = ("ials", "two-tower", "two-tower, pretrained", "trees", "implicit")
+PERSONAL = ("ials", "two-tower", "two-tower, pretrained", "trees", "implicit", "item-knn")
 OVERFITTING = (*PERSONAL, "dcn")
 # The others obey laws of their own, which tests/unit/training_models holds them to.
 FADING = tuple(name for name in RANKERS if name not in ("trees", "implicit"))
-ITERATIVE = tuple(name for name in RANKERS if "popularity" not in name)
+STEPLESS = ("popularity", "item-knn")
+ITERATIVE = tuple(name for name in RANKERS if not any(stepless in name for stepless in STEPLESS))
 
 
 def interactions(pairs, *, users, items, weights=None, synthetic=None):

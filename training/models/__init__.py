@@ -12,6 +12,7 @@ dcn.py             a cross network (DCN-v2), pointwise: a probability for a pair
 neural.py          what these three share: epochs, ways in for synthetic rows, state
 trees.py           gradient-boosted trees (LightGBM), pointwise
 implicit_als.py    ALS by the library `implicit`
+item_knn.py        neighbours of items, by the same library
 negatives.py       pairs that were not seen, for the pointwise ones
 ```
 No Ray, no Feast: whoever holds a mixed training set as an Arrow table can use these. Those that

@@ -22,6 +22,7 @@ from scalr_ray.core.errors import DataError, UsageError
 from training.models import IALS, IALSConfig
 from training.models.dcn import DCN
 from training.models.implicit_als import ImplicitALS, ImplicitALSConfig
+from training.models.item_knn import ItemKNN, ItemKNNConfig
 from training.models.sequential import Sequential
 from training.models.two_tower import TwoTower
 
@@ -31,6 +32,7 @@ ALS = IALSConfig(prior=PRIOR, factors=BLOCKS)
 CONFIGS = {
     IALS: ALS,
     ImplicitALS: ImplicitALSConfig(prior=PRIOR, factors=BLOCKS),
+    ItemKNN: ItemKNNConfig(prior=PRIOR, neighbours=ITEMS),
     TwoTower: TOWERS,
     Sequential: SEQUENTIAL,
     DCN: replace(CROSS, epochs=20),
@@ -71,7 +73,7 @@ def test_users_with_real_rows_are_scored_as_if_there_were_no_others(kind):
     assert np.abs(beside[USERS:] - alone[USERS:]).max() > 0.01
 
 
-@pytest.mark.parametrize("kind", [IALS, ImplicitALS, TwoTower, Sequential])
+@pytest.mark.parametrize("kind", [IALS, ImplicitALS, ItemKNN, TwoTower, Sequential])
 def test_newcomers_are_ranked_by_what_else_their_block_takes(kind):
     data, unseen = world()
     scores = all_scores(folded(kind), data)[USERS:, unseen]
@@ -89,7 +91,7 @@ def test_a_newcomer_of_no_weight_is_ranked_by_the_prior(kind):
     np.testing.assert_array_equal(none, np.broadcast_to(none[:1], none.shape))
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if kind is not ItemKNN])
 @pytest.mark.parametrize("kept", [2, -1])
 def test_it_goes_on_from_any_step_and_from_the_last(kind, kept):
     data, _ = world()
@@ -129,7 +131,7 @@ def test_without_real_rows_there_is_nothing_to_fold_into(kind):
         folded(kind).fit(drawn, seed=0)
 
 
-@pytest.mark.parametrize("config", [IALSConfig, ImplicitALSConfig])
+@pytest.mark.parametrize("config", [IALSConfig, ImplicitALSConfig, ItemKNNConfig])
 def test_another_way_in_is_refused(config):
     with pytest.raises(UsageError, match="it is one of rows, fold-in"):
         config(prior=PRIOR, synthetic="head")

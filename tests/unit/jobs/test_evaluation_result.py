@@ -9,13 +9,13 @@ from small_drawings import small_drawing
 from small_worlds import day, event_table, matrix
 
 from scalr_ray.jobs.arms import Holdout
-from scalr_ray.jobs.evaluate import (
+from scalr_ray.jobs.evaluation_result import (
     _CALIBRATION_EDGES,
-    _calibration,
-    _cautions,
-    _popularity,
+    Subject,
+    _of_recency,
     _ranked_counts,
-    _Subject,
+    calibration_of,
+    popularity_of,
 )
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import (
@@ -31,8 +31,8 @@ from training.lift import ArmResult
 ITEMS = ("a", "b", "c")
 
 
-def subject(translator: FrequencyTranslator, events: TrainingEvents, test: Holdout) -> _Subject:
-    return _Subject(
+def subject(translator: FrequencyTranslator, events: TrainingEvents, test: Holdout) -> Subject:
+    return Subject(
         batch=None,
         record=None,
         translator=translator,
@@ -80,7 +80,7 @@ def test_outcomes_in_the_proportions_that_were_predicted_lie_on_the_diagonal():
     events = watchers(4)
     relevant = matrix([[0], [0], [1], [2]], 3)
     test = everybody(4, known=matrix([[]] * 4, 3), relevant=relevant)
-    found = _calibration(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
+    found = calibration_of(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
     assert [row["count"] for row in found] == [8, 4]
     for row, expected in zip(found, [0.25, 0.5], strict=True):
         assert row["predicted"] == pytest.approx(expected, abs=1e-6)
@@ -90,7 +90,7 @@ def test_outcomes_in_the_proportions_that_were_predicted_lie_on_the_diagonal():
 def test_a_user_with_two_events_counts_twice():
     events = watchers(2)
     test = everybody(2, known=matrix([[], []], 3), relevant=matrix([[0, 1], [0]], 3))
-    found = _calibration(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
+    found = calibration_of(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
     assert [row["count"] for row in found] == [6, 3]
     assert [row["observed"] for row in found] == [pytest.approx(1 / 6), pytest.approx(2 / 3)]
 
@@ -98,7 +98,7 @@ def test_a_user_with_two_events_counts_twice():
 def test_an_owned_item_takes_no_probability():
     events = watchers(1, own="a")
     test = everybody(1, known=matrix([[0]], 3), relevant=matrix([[1]], 3))
-    found = _calibration(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
+    found = calibration_of(subject(blind_translator(events, [0.5, 0.25, 0.25]), events, test))
     (row,) = [row for row in found if row["predicted"] > 0.1]
     assert row["predicted"] == pytest.approx(0.5, abs=1e-6)
     assert (row["observed"], row["count"]) == (0.5, 2)
@@ -134,7 +134,7 @@ def test_calibration_is_what_counting_pair_by_pair_gives():
             sums[1] += item in relevant
             sums[2] += len(relevant)
     expected = [sums for _, sums in sorted(bins.items()) if sums[0] > 0]
-    found = _calibration(subject(translator, events, test))
+    found = calibration_of(subject(translator, events, test))
     assert len(found) == len(expected) > 3
     for row, (mass, hits, pairs) in zip(found, expected, strict=True):
         assert row["count"] == pairs
@@ -153,7 +153,7 @@ def arm(ndcg: float) -> ArmResult:
 
 def test_a_shorter_window_that_ranks_better_is_a_caution():
     baselines = {"popularity_14d": arm(0.3), "popularity_all_time": arm(0.1)}
-    (caution,) = _cautions({"synthetic": arm(0.2)}, baselines)
+    (caution,) = _of_recency({"synthetic": arm(0.2)}, baselines)
     assert "(14d)" in caution
     assert "0.3000" in caution
     assert "0.2000" in caution
@@ -161,7 +161,7 @@ def test_a_shorter_window_that_ranks_better_is_a_caution():
 
 def test_popularity_that_ranks_no_better_is_none():
     baselines = {"popularity_14d": arm(0.2), "popularity_all_time": arm(0.1)}
-    assert _cautions({"synthetic": arm(0.2)}, baselines) == []
+    assert _of_recency({"synthetic": arm(0.2)}, baselines) == []
 
 
 def test_popularity_is_counted_from_the_most_popular_down():
@@ -173,5 +173,5 @@ def test_popularity_is_counted_from_the_most_popular_down():
 def test_real_and_synthetic_popularity_are_kept_apart():
     events = watchers(2)
     rows = pa.table({"item_id": ["a", "b", "b"], "is_synthetic": [False, True, True]})
-    found = _popularity(subject(None, events, None), rows)
+    found = popularity_of(subject(None, events, None), rows)
     assert found == {"real": [1, 1, 1], "synthetic": [2]}

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from commands import Answer, call_scalr
+from commands import Answer, call_scalr, one_line
 from planted_logs import (
     SMALL_SETTINGS,
     bytes_below,
@@ -154,12 +154,6 @@ def journey(tmp_path_factory) -> Journey:
         data_after_import=first,
         data_after_second_import=second,
     )
-
-
-def one_line(answer: Answer) -> str:
-    assert answer.err.startswith("scalr: ")
-    assert answer.err.count("\n") == 1
-    return answer.err
 
 
 def test_import_says_what_came_in(journey):
@@ -401,17 +395,6 @@ def test_doctor_finds_a_finished_repository_healthy(journey):
     assert all(finding["healthy"] and not finding["remedy"] for finding in findings)
 
 
-def test_doctor_says_what_to_do_with_an_empty_repository(tmp_path):
-    repo = definitions(tmp_path / "repo")
-    examined = scalr(repo, "doctor")
-    assert examined.code == 2
-    assert "run `scalr apply`" in examined.out
-    assert "run `scalr import FILE`" in examined.out
-    findings = scalr(repo, "--json", "doctor").json
-    sick = {finding["subject"] for finding in findings if not finding["healthy"]}
-    assert sick == {"registry", "events"}
-
-
 def test_a_rejected_batch_stays_out_of_sight_and_cannot_be_published(journey):
     before = synthetic(journey.repo, journey.cut + timedelta(days=99)).num_rows
     strict = ("gate.max_mass_frac=0.0001",)
@@ -488,23 +471,6 @@ def test_a_store_that_is_being_written_to_asks_to_try_again(journey):
 )
 def test_what_is_not_there_is_named(journey, arguments, says):
     answer = scalr(journey.repo, *arguments)
-    assert answer.code == 2
-    assert says in one_line(answer)
-
-
-@pytest.mark.parametrize(
-    ("verb", "says"),
-    [
-        ("train", "scalr apply"),
-        ("generate", "scalr train"),
-        ("gate", "scalr generate"),
-        ("publish", "scalr generate"),
-        ("evaluate", "scalr run"),
-    ],
-)
-def test_a_verb_out_of_order_says_which_comes_first(tmp_path, verb, says):
-    repo = definitions(tmp_path / "repo")
-    answer = scalr(repo, verb)
     assert answer.code == 2
     assert says in one_line(answer)
 

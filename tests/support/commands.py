@@ -33,3 +33,10 @@ def call_scalr(repo: Path, *arguments: str, settings: Sequence[str] = ()) -> Ans
     with redirect_stdout(out), redirect_stderr(err):
         code = main(["--repo", str(repo), *options, *arguments])
     return Answer(code=code, out=out.getvalue(), err=err.getvalue())
+
+
+def one_line(answer: Answer) -> str:
+    """What a failed call said, which is one line of ours."""
+    assert answer.err.startswith("scalr: ")
+    assert answer.err.count("\n") == 1
+    return answer.err

@@ -51,7 +51,13 @@ def view(name, entity, fields):
 items = view(
     "shop_items",
     item,
-    {"market": String, "category": String, "banned": Bool, "launched_at": UnixTimestamp},
+    {
+        "market": String,
+        "category": String,
+        "banned": Bool,
+        "launched_at": UnixTimestamp,
+        "title": String,
+    },
 )
 users = view("shop_users", user, {"country": String, "agrees": Bool})
 items_v1 = FeatureService(name="shop_items_v1", features=[items])
@@ -104,6 +110,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
             "category": CATEGORIES[number(name) % 3],
             "banned": number(name) % 5 == 0,
             "launched_at": cut + DAY if number(name) % 7 == 0 else cut - DAY,
+            "title": f"The film {name}",
         }
         for name in item_ids
     }
@@ -210,6 +217,25 @@ def test_events_are_aligned_by_a_feature_of_the_items(shop: Shop):
     assert distance[1] <= distance[0]
     assert refined["thinned"] > 0
     assert len(rows) == refined["drawn"] - refined["thinned"]
+
+
+def test_a_report_tells_items_by_the_titles_they_had_at_the_cut(shop: Shop, tmp_path: Path):
+    settings = (*SETTINGS, "evaluation.seeds=1", "evaluation.bootstrap=10")
+    shop.drawn()
+    with Scalr(shop.repo, [*settings, "evaluation.titles=shop_items_v1"]) as scalr:
+        report = scalr.evaluate(tmp_path)
+    assert report["examples"]
+    titles = {values["title"] for values in shop.items.values()}
+    for user in report["examples"]:
+        assert {row["item"] for row in user["synthetic"]} <= titles
+        assert {row["domain"] for row in user["source"]} <= {"books", "games"}
+        # The shop knows films alone.
+        assert not {row["item"] for row in user["source"]} & titles
+    with (
+        Scalr(shop.repo, [*settings, "evaluation.titles=item_features_v1"]) as scalr,
+        pytest.raises(UsageError, match=r"item_features_v1 of evaluation\.titles serves no 'title'"),
+    ):
+        scalr.evaluate(tmp_path)
 
 
 def test_what_cannot_be_is_told_in_one_line(shop: Shop):

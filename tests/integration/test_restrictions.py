@@ -233,7 +233,7 @@ def test_a_report_tells_items_by_the_titles_they_had_at_the_cut(shop: Shop, tmp_
         assert not {row["item"] for row in user["source"]} & titles
     with (
         Scalr(shop.repo, [*settings, "evaluation.titles=item_features_v1"]) as scalr,
-        pytest.raises(UsageError, match=r"item_features_v1 of evaluation\.titles serves no 'title'"),
+        pytest.raises(UsageError, match=r"evaluation\.titles serves no 'title'"),
     ):
         scalr.evaluate(tmp_path)
 

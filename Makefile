@@ -115,6 +115,7 @@ real: install ## what translators and events are worth on the Amazon logs in the
 	$(BIN)/python -m tests.bench.directions --data "$$DATA"
 	$(BIN)/python -m tests.bench.ablation --data "$$DATA"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.verdict --data "$$DATA"
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pointwise --data "$$DATA"
 	$(BIN)/python tests/bench/pairs.py --data "$$DATA"
 
 truth: install ## likelihood against the truth, and false alarms of the verdict, in simulated worlds

@@ -21,6 +21,7 @@ examples             [{source: [{domain, item, day}], synthetic: [{item, likelih
 better_way           fold-in, rows, depends, no_difference or cannot_tell
 calibration          [{predicted, observed, count}], one per bin of the likelihood
 popularity           {real, synthetic: [events per item]}
+alignment            {by, before, after, target: [share of each bucket], kept_frac}
 gate                 [{check, passed, value, threshold, detail}]
 counts, timings_s, versions, command, config_fingerprint
 ```

@@ -23,7 +23,7 @@ from training.report_markup import (
     text,
 )
 from training.report_plots import calibration_plot, coverage_plot, lift_plot, popularity_plot
-from training.report_sections import bounds, example_users, finer_segments, lift_cell
+from training.report_sections import alignment, bounds, example_users, finer_segments, lift_cell
 from training.report_style import CSS
 
 Tree = Mapping[str, Any]
@@ -64,7 +64,9 @@ def render(result: Tree) -> str:
         section("Example users", "examples", example_users(result)),
         section("Rankers", "rankers", _rankers_table(result)),
         section("Catalogue coverage", "coverage", _coverage_figure(result)),
-        section("Popularity of events", "popularity", _popularity_figure(result)),
+        section(
+            "Popularity of events", "popularity", _popularity_figure(result) + alignment(result)
+        ),
         section("Calibration of the likelihood", "calibration", _calibration_figure(result)),
         section("Gate", "gate", _gate_table(result)),
         section("Run", "run", _run(result)),

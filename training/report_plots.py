@@ -143,6 +143,29 @@ def popularity_plot(events: Mapping[str, Sequence[float]], alt: str) -> str:
     return sheet.markup
 
 
+def shares_plot(shares: Mapping[str, Sequence[float]], alt: str) -> str:
+    """Shares of buckets, side by side, a bar for each kind.
+
+    Args:
+        shares: kind to its share of each bucket, as many of each.
+        alt: what the plot shows, for those who cannot see it.
+    """
+    width = 0.8 / max(len(shares), 1)
+    with _sheet("shares", alt, height=3.0) as sheet:
+        for number, (kind, values) in enumerate(shares.items()):
+            places = np.arange(len(values)) + (number - (len(shares) - 1) / 2) * width
+            percent = 100 * np.asarray(values, dtype=float)
+            colour = _SERIES[number % len(_SERIES)]
+            sheet.axes.bar(places, percent, width, color=colour, label=_short(kind))
+        buckets = max((len(values) for values in shares.values()), default=0)
+        sheet.axes.set_xticks(range(buckets), [str(bucket) for bucket in range(1, buckets + 1)])
+        sheet.axes.set_xlabel("bucket")
+        sheet.axes.set_ylabel("share of the events, %")
+        sheet.axes.tick_params(axis="x", length=0)
+        _legend_above(sheet.axes)
+    return sheet.markup
+
+
 def calibration_plot(predicted: Sequence[float], observed: Sequence[float], alt: str) -> str:
     """Observed frequency against predicted likelihood per bin, both logarithmic, with y = x.
 

@@ -1,15 +1,16 @@
-"""Sections of the report's page that look closer: finer segments, and example users."""
+"""Parts of the report's page that look closer: finer segments, alignment, and example users."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from training.report_markup import Cell, Row, figure, percents, plain, table
-from training.report_plots import lift_plot
+from training.report_markup import Cell, Row, figure, label, percents, plain, table
+from training.report_plots import lift_plot, shares_plot
 
 Tree = Mapping[str, Any]
 
+_ALIGNED = {"before": "before", "after": "after", "target": "target domain"}
 _SIDES = {"over_real": "synthetic over real only", "over_placebo": "synthetic over placebo"}
 
 
@@ -64,6 +65,29 @@ def finer_segments(result: Tree) -> str:
     ]
     head = ["", "test users", *_SIDES.values()]
     return figure(plot, caption) + table("NDCG by finer segments", head, [("", rows)])
+
+
+def alignment(result: Tree) -> str:
+    """How the events were distributed before and after their alignment, and how the target is."""
+    found = result.get("alignment") or {}
+    shares = {
+        name: [float(value) for value in found[key]]
+        for key, name in _ALIGNED.items()
+        if found.get(key)
+    }
+    if len(shares) < len(_ALIGNED):
+        return ""
+    caption = (
+        f"Shares of the events by bucket of {label(str(found.get('by')))}, before and after the "
+        f"alignment, which kept {100 * float(found.get('kept_frac') or 0.0):.1f} % of them."
+    )
+    plot = shares_plot(shares, f"{caption} The table below has the values.")
+    rows: list[Row] = [
+        (str(bucket), [Cell(f"{100 * share:.2f}") for share in row])
+        for bucket, row in enumerate(zip(*shares.values(), strict=True), 1)
+    ]
+    head = ["bucket", *(f"{name}, %" for name in shares)]
+    return figure(plot, caption) + table("Events by bucket", head, [("", rows)])
 
 
 def example_users(result: Tree) -> str:

@@ -101,6 +101,7 @@ def result_of(
     batch = subject.batch
     published = batch.state is BatchState.PUBLISHED
     shares = subject.item_shares()
+    refinement = workspace.ledger.run(batch.run_id).metrics.get("refinement") or {}
     return {
         "verdict": verdict.value,
         "sentence": sentence if published else f"Nothing was published. Had it been: {sentence}",
@@ -123,6 +124,7 @@ def result_of(
         if rankers
         else {},
         "finer": finer.to_json(),
+        "alignment": refinement.get("alignment"),
         "gate": [
             {
                 "check": check.check,

@@ -111,7 +111,7 @@ def test_the_report_has_the_documented_keys(world, request):
     documented = {"verdict", "published", "rankers", "arms", "lift", "lift_over_placebo"}
     documented |= {"lift_over_prior", "counts", "timings_s", "versions", "better_way"}
     documented |= {"lift_folded_over_real", "lift_folded_over_rows", "lift_upsampled_over_real"}
-    documented |= {"finer", "examples"}
+    documented |= {"finer", "examples", "alignment"}
     extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
     extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
     extra |= {"config_fingerprint"} | ({"upkeep"} if world == "planted" else set())

@@ -95,6 +95,13 @@ def result():
             {"predicted": 0.1, "observed": 0.0, "count": 12},
         ],
         "popularity": {"real": [900, 30, 2, 1, 1], "synthetic": [300, 20, 1]},
+        "alignment": {
+            "by": "popularity",
+            "target": [0.5, 0.5],
+            "before": [0.25, 0.75],
+            "after": [0.4375, 0.5625],
+            "kept_frac": 0.625,
+        },
         "gate": [
             {"check": "psi", "passed": True, "value": 0.2, "threshold": 1.0, "detail": "no drift"}
         ],
@@ -209,7 +216,7 @@ def test_every_section_is_there_with_its_values(tmp_path, result):
     ):
         assert shown in page.text, shown
     assert "Not measured" not in page.text
-    assert len(page.all("svg")) == 5
+    assert len(page.all("svg")) == 6
 
 
 def test_finer_segments_and_example_users_are_told(tmp_path, result):
@@ -222,6 +229,8 @@ def test_finer_segments_and_example_users_are_told(tmp_path, result):
         "A <b>bold</b> & film books 2026-01-02",
         "The second film 0.0125 yes",
         "b17 0.01 no",
+        "which kept 62.5 % of them",
+        "2 75.00 56.25 50.00",
     ):
         assert shown in page.text, shown
 

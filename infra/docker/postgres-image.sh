@@ -33,4 +33,5 @@ install -m 755 "$here/postgres-entrypoint" "$work/root/usr/local/bin/postgres-en
 tar -C "$work/root" --one-file-system --exclude=./var/cache/apt --exclude=./var/lib/apt/lists -c . |
   docker import \
     --change 'ENTRYPOINT ["/usr/local/bin/postgres-entrypoint"]' \
+    --change 'VOLUME /var/lib/postgresql/data' \
     --change 'EXPOSE 5432' - "$image"

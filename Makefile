@@ -114,6 +114,7 @@ real: install ## what translators and events are worth on the Amazon logs in the
 	@if [ -z "$$DATA" ]; then echo "make: name the folder of the logs with DATA=" >&2; exit 1; fi
 	$(BIN)/python -m tests.bench.directions --data "$$DATA"
 	$(BIN)/python -m tests.bench.ablation --data "$$DATA"
+	$(BIN)/python -m tests.bench.curves --data "$$DATA" --out curves
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.verdict --data "$$DATA"
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.pointwise --data "$$DATA"
 	$(BIN)/python tests/bench/pairs.py --data "$$DATA"

@@ -26,9 +26,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.core.config import ScalrConfig
-from scalr_ray.core.events import TIMESTAMP, synthetic_event_schema
+from scalr_ray.core.events import synthetic_event_schema
 from scalr_ray.generate import plan_users
-from scalr_ray.jobs.arms import downstream_arm, holdout, real_rows, synthetic_rows, trainer_config
+from scalr_ray.jobs.arms import downstream_arm, real_rows, synthetic_rows, trainer_config
 from scalr_ray.jobs.drawing import (
     draw_here,
     draw_placebo,
@@ -38,9 +38,10 @@ from scalr_ray.jobs.drawing import (
     refine_here,
     refine_settings,
 )
-from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator
+from scalr_ray.learn import Grid, Prior, fit_translator
 from scalr_ray.simulate import World, WorldConfig
-from tests.support.small_worlds import domain_tables, quantile_day
+from tests.bench.worlds import split_world
+from tests.support.small_worlds import domain_tables
 from training.lift import Verdict, judge, paired_lift
 
 KINDS = ("null", "shuffled", "planted")
@@ -56,21 +57,11 @@ K = 20
 def verdict(kind: str, users: int, seed: int) -> Verdict:
     """What is said of the events of one world."""
     source, target = tables(kind, users, seed)
-    cut, validation_cut = quantile_day(target, 0.8), quantile_day(target, 0.65)
-    before = pc.less(target["event_timestamp"], pa.scalar(cut, TIMESTAMP))
-    odd = pc.is_in(pc.utf8_slice_codeunits(target["user_id"], -1), pa.array(list("13579")))
-    known = target.filter(pc.and_(before, pc.invert(odd)))
-    source = source.filter(pc.less(source["event_timestamp"], pa.scalar(cut, TIMESTAMP)))
-    events = TrainingEvents.of(source, known)
-    later = target.filter(pc.invert(before))
-    test = holdout(
-        events,
-        events.users.codes(later["user_id"]),
-        events.target_items.codes(later["item_id"]),
-    )
+    split = split_world(source, target)
+    events, cut, test = split.events, split.cut, split.test
     model = fit_translator(
         events,
-        validation_cut=validation_cut,
+        validation_cut=split.validation_cut,
         cutoff=cut,
         grid=GRID,
         mix=Prior.fixed(WINDOW_DAYS, BACKGROUND).mix,

@@ -57,6 +57,14 @@ def test_secrets_come_from_a_file_that_only_its_owner_reads(tmp_path):
     assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in drawn)
     subprocess.run([INFRA / "secrets.sh", file], check=True)
     assert dict(line.split("=", 1) for line in file.read_text().splitlines()) == made
+    kept = [f"{name}={value}" for name, value in made.items() if name != "RAY_AUTH_TOKEN"]
+    file.write_text("\n".join(kept))  # the last line without an end
+    subprocess.run([INFRA / "secrets.sh", file], check=True)
+    rotated = dict(line.split("=", 1) for line in file.read_text().splitlines())
+    token = rotated["RAY_AUTH_TOKEN"]
+    assert rotated == {**made, "RAY_AUTH_TOKEN": token}
+    assert len(token) == len(made["RAY_AUTH_TOKEN"]) and token != made["RAY_AUTH_TOKEN"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "infra/.env" in (ROOT / ".gitignore").read_text().split()
 
 

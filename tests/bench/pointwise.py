@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from scalr_ray.core.keyed import keyed_bits, stream_seed
 from scalr_ray.jobs.arms import Holdout
+from scalr_ray.jobs.weight_rule import least_harmless
 from tests.bench.amazon import DIRECTIONS, read_split
 from tests.bench.directions import interval, say
 from tests.bench.verdict import (
@@ -39,7 +40,6 @@ from tests.bench.verdict import (
     Bench,
     at,
     benches,
-    error,
 )
 from training.bootstrap import Draws, Interval, mean_lifts
 from training.models import PopularityConfig
@@ -137,25 +137,22 @@ def chosen_weight(
 ) -> float:
     """The least weight that is as good as the best on the window; a draw for each seed."""
     pairs, warm = Pairs.of(bench.test), bench.test.segments["warm"]
-    loss = {}
-    for weight in WEIGHTS:
-        loss[weight] = np.mean(
+    loss = {
+        weight: np.mean(
             [
                 pairs.losses(said_of(bench.fitted(trainer, at(rows, weight), 0.0, seed), pairs))
                 for seed, rows in enumerate(drawn)
             ],
             axis=0,
         )
-        less = loss[0.0] - loss[weight]
-        sys.stderr.write(f"  {weight}: {less.mean():+.4f} nats, warm {less[warm].mean():+.4f}\n")
-    harmless = [
-        weight
-        for weight, found in loss.items()
-        if not moves_warm or (found - loss[0.0])[warm].mean() <= 0
-    ]
-    best = min(harmless, key=lambda weight: float(loss[weight].mean()))
-    behind = {weight: loss[weight] - loss[best] for weight in harmless}
-    return min(weight for weight, gap in behind.items() if gap.mean() <= error(gap))
+        for weight in WEIGHTS
+    }
+    less = {weight: loss[0.0] - found for weight, found in loss.items()}
+    for weight, found in less.items():
+        sys.stderr.write(f"  {weight}: {found.mean():+.4f} nats, warm {found[warm].mean():+.4f}\n")
+    weight = least_harmless(less, warm if moves_warm else np.zeros_like(warm))
+    assert weight is not None  # no events at all harm nobody
+    return weight
 
 
 def study(

@@ -63,7 +63,8 @@ def test_secrets_come_from_a_file_that_only_its_owner_reads(tmp_path):
     rotated = dict(line.split("=", 1) for line in file.read_text().splitlines())
     token = rotated["RAY_AUTH_TOKEN"]
     assert rotated == {**made, "RAY_AUTH_TOKEN": token}
-    assert len(token) == len(made["RAY_AUTH_TOKEN"]) and token != made["RAY_AUTH_TOKEN"]
+    assert token != made["RAY_AUTH_TOKEN"]
+    assert len(token) == len(made["RAY_AUTH_TOKEN"])
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert "infra/.env" in (ROOT / ".gitignore").read_text().split()
 

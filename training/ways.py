@@ -24,13 +24,24 @@ class Way(StrEnum):
     CANNOT_TELL = "cannot_tell"
 
 
+Lifts = Mapping[str, Mapping[str, Interval]]
+
+
 def better_way(
-    folded_over_rows: Mapping[str, Mapping[str, Interval]], *, users: Mapping[str, int]
+    folded_over_rows: Lifts,
+    *,
+    folded_over_real: Lifts,
+    rows_over_real: Lifts,
+    users: Mapping[str, int],
 ) -> tuple[Way, str]:
     """The better way, and one sentence that names it by what was measured.
 
+    Where users lose by the better way too, over real events alone, the sentence says so.
+
     Args:
         folded_over_rows: segment to metric to lift, of the folded-in arm over the mixed-in one.
+        folded_over_real: the same of the folded-in arm over real only.
+        rows_over_real: the same of the mixed-in arm over real only.
         users: number of test users per segment.
     """
     names = segments_read(users)
@@ -50,8 +61,11 @@ def better_way(
             )
         return Way.CANNOT_TELL, f"It cannot be told whether to mix them in or fold in: {measured}."
     said = [
-        f"{way} is better for {_listed(better, found)}"
-        for way, better in (("folding in", folded), ("mixing in", rows))
+        f"{way} is better for {_listed(better, found, over_real)}"
+        for way, better, over_real in (
+            ("folding in", folded, folded_over_real),
+            ("mixing in", rows, rows_over_real),
+        )
         if better
     ]
     sentence = f"{'; '.join(said)} (NDCG, folded in over mixed in)."
@@ -59,5 +73,14 @@ def better_way(
     return way, sentence[0].upper() + sentence[1:]
 
 
-def _listed(names: list[str], found: Mapping[str, Interval]) -> str:
-    return ", ".join(f"{READER[name]} {describe(found[name])}" for name in names)
+def _listed(names: list[str], found: Mapping[str, Interval], over_real: Lifts) -> str:
+    return ", ".join(
+        f"{READER[name]} {describe(found[name])}{_still_lost(ndcg_of(over_real[name]))}"
+        for name in names
+    )
+
+
+def _still_lost(over_real: Interval) -> str:
+    if read(over_real) is not Reading.LOSS:
+        return ""
+    return f", who lose by it too, {describe(over_real)} over real events alone"

@@ -87,8 +87,14 @@ def result_of(
     over_real = lift(arms["synthetic"], arms["real_only"])
     over_placebo = lift(arms["synthetic"], arms["placebo"])
     folded_over_rows = lift(arms["folded_in"], arms["synthetic"])
+    folded_over_real = lift(arms["folded_in"], arms["real_only"])
     verdict, sentence = judge(over_real, over_placebo, users=subject.test.sizes)
-    way, compared = better_way(folded_over_rows, users=subject.test.sizes)
+    way, compared = better_way(
+        folded_over_rows,
+        folded_over_real=folded_over_real,
+        rows_over_real=over_real,
+        users=subject.test.sizes,
+    )
     sentence = f"{sentence} {compared}"
     finer = segment_lifts(
         arms["synthetic"],
@@ -118,7 +124,7 @@ def result_of(
         "lift_over_placebo": lifts_to_json(over_placebo),
         "lift_placebo_over_real": lifts_to_json(lift(arms["placebo"], arms["real_only"])),
         "lift_upsampled_over_real": lifts_to_json(lift(arms["upsampled"], arms["real_only"])),
-        "lift_folded_over_real": lifts_to_json(lift(arms["folded_in"], arms["real_only"])),
+        "lift_folded_over_real": lifts_to_json(folded_over_real),
         "lift_folded_over_rows": lifts_to_json(folded_over_rows),
         "lift_over_prior": lifts_to_json(lift(rankers["translator"], rankers["prior"]))
         if rankers

@@ -15,12 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_USERS = 2
+_Z_95 = 1.959964
 
 Weight = TypeVar("Weight")
 
 
 def least_harmless(
-    gains: Mapping[Weight, NDArray[np.float64]], warm: NDArray[np.bool_]
+    gains: Mapping[Weight, NDArray[np.float64]],
+    warm: NDArray[np.bool_],
+    *,
+    surely: bool = False,
 ) -> Weight | None:
     """The first weight that harms no warm users and is not worse than the best of these.
 
@@ -30,21 +34,23 @@ def least_harmless(
         gains: by weight, the least first: (B,) gain of each user over real events alone, nats.
         warm: (B,) who must not lose on average; fewer than two users are not asked, nor is anybody
             where a model leaves the scores of these users as they are.
+        surely: only a loss whose 95 % interval lies below zero counts as one.
 
     Returns:
         None where warm users lose under every weight.
     """
     asked = warm.sum() >= _LEAST_USERS
+    slack = _Z_95 if surely else 0.0
     harmless = {
-        weight: gain for weight, gain in gains.items() if not asked or gain[warm].mean() >= 0
+        weight: gain for weight, gain in gains.items() if not asked or not _lose(gain[warm], slack)
     }
     if not harmless:
         return None
     best = max(harmless.values(), key=lambda gain: float(gain.mean()))
-    return next(weight for weight, gain in harmless.items() if not _behind(best - gain))
+    return next(weight for weight, gain in harmless.items() if not _lose(gain - best, 1.0))
 
 
-def _behind(gap: NDArray[np.float64]) -> bool:
-    """Whether a mean gap is more than its standard error; of one user, whether there is any."""
-    error = gap.std(ddof=1) / len(gap) ** 0.5 if len(gap) > 1 else 0.0
-    return bool(gap.mean() > error)
+def _lose(gain: NDArray[np.float64], slack: float) -> bool:
+    """Whether a mean lies below zero by more than `slack` standard errors, of one user by any."""
+    error = gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else 0.0
+    return bool(gain.mean() + slack * error < 0)

@@ -43,6 +43,22 @@ def test_where_every_weight_costs_warm_users_there_is_none():
     assert least_harmless({0.03: gains(-0.01, 0.1), 0.1: gains(-0.5, 9.0)}, WARM) is None
 
 
+def test_asked_for_sure_losses_alone_it_lets_others_in():
+    tried = {0.03: gains(-0.01, 0.1) + NOISE, 0.1: gains(-0.01, 0.3) + NOISE}
+    assert least_harmless(tried, WARM) is None
+    assert least_harmless(tried, WARM, surely=True) == 0.1
+    tried[0.1] = gains(-0.1, 0.9) + NOISE
+    assert least_harmless(tried, WARM, surely=True) == 0.03
+    assert least_harmless({0.1: tried[0.1]}, WARM, surely=True) is None
+
+
+@pytest.mark.parametrize("means", [(-0.3, 0.1), (-0.05, 0.2), (-0.01, 0.3), (0.01, 0.3)])
+def test_a_loss_is_sure_where_its_interval_says_so(means):
+    found = gains(*means) + NOISE
+    high = stats.norm.interval(0.95, loc=means[0], scale=stats.sem(found[WARM]))[1]
+    assert least_harmless({0.1: found}, WARM, surely=True) == (None if high < 0 else 0.1)
+
+
 @pytest.mark.parametrize(("behind", "chosen"), [(0.9, 0.03), (1.1, 0.1)])
 def test_a_little_less_weight_does_where_it_lies_within_a_standard_error(behind, chosen):
     better = gains(0.3, 0.3)

@@ -39,15 +39,25 @@ def least_harmless(
     Returns:
         None where warm users lose under every weight.
     """
+    allowed = harmless(gains, warm, surely=surely)
+    if not allowed:
+        return None
+    best = max(allowed.values(), key=lambda gain: float(gain.mean()))
+    return next(weight for weight, gain in allowed.items() if not _lose(gain - best, 1.0))
+
+
+def harmless(
+    gains: Mapping[Weight, NDArray[np.float64]],
+    warm: NDArray[np.bool_],
+    *,
+    surely: bool = False,
+) -> dict[Weight, NDArray[np.float64]]:
+    """The gains under which warm users do not lose; the arguments are those of `least_harmless`."""
     asked = warm.sum() >= _LEAST_USERS
     slack = _Z_95 if surely else 0.0
-    harmless = {
+    return {
         weight: gain for weight, gain in gains.items() if not asked or not _lose(gain[warm], slack)
     }
-    if not harmless:
-        return None
-    best = max(harmless.values(), key=lambda gain: float(gain.mean()))
-    return next(weight for weight, gain in harmless.items() if not _lose(gain - best, 1.0))
 
 
 def _lose(gain: NDArray[np.float64], slack: float) -> bool:

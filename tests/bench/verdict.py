@@ -60,6 +60,7 @@ from scalr_ray.jobs.drawing import (
     refine_settings,
 )
 from scalr_ray.jobs.trial import Stage
+from scalr_ray.jobs.weight_rule import harmless, least_harmless
 from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
@@ -268,23 +269,15 @@ def chosen_weight(kind: str, world: World, trainer: Trainer, *, moves_warm: bool
         )
         for weight in WEIGHTS
     }
-    real = likelihood[0.0]
-    for weight in WEIGHTS[1:]:
-        gain = likelihood[weight] - real
+    gains = {weight: found - likelihood[0.0] for weight, found in likelihood.items()}
+    for weight, gain in gains.items():
         sys.stderr.write(f"  {weight}: {gain.mean():+.4f} nats, warm {gain[warm].mean():+.4f}\n")
-    harmless = [
-        weight
-        for weight, found in likelihood.items()
-        # Where their scores stay, only the temperature moves, which is fitted to all users.
-        if not moves_warm or (found - real)[warm].mean() >= 0
-    ]
-    best = max(harmless, key=lambda weight: float(likelihood[weight].mean()))
-    behind = {weight: likelihood[best] - likelihood[weight] for weight in harmless}
-    return Choice(
-        kind=kind,
-        weight=min(weight for weight, gap in behind.items() if gap.mean() <= error(gap)),
-        best=float(likelihood[best].mean()),
-    )
+    # Where their scores stay, only the temperature moves, which is fitted to all users.
+    asked = warm if moves_warm else np.zeros_like(warm)
+    weight = least_harmless(gains, asked)
+    assert weight is not None  # no events at all harm nobody
+    best = max(float(likelihood[each].mean()) for each in harmless(gains, asked))
+    return Choice(kind=kind, weight=weight, best=best)
 
 
 def likeliest(model: Ranker, test: Holdout) -> NDArray[np.float64]:
@@ -301,11 +294,6 @@ def likeliest(model: Ranker, test: Holdout) -> NDArray[np.float64]:
             models[-1].restore(replace(state, settings=settings))
     found = [best_likelihood(one, test) for one in models]
     return max(found, key=lambda likelihood: float(likelihood.mean()))
-
-
-def error(values: NDArray[np.float64]) -> float:
-    """The standard error of a mean."""
-    return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def at(rows: pa.Table, weight: float) -> pa.Table | None:

@@ -199,7 +199,7 @@ def mib(files: set[str]) -> float:
 def test_a_year_of_runs_leaves_everything_whole(tmp_path: Path) -> None:
     draw = random.Random(SEED)  # noqa: S311 - no secret
     repo = make_repo(tmp_path, known_by(START))
-    seen, erased, pins = Counter[str](), list[str](), list[Pinned]()
+    seen, erased, pins, held = Counter[str](), list[str](), list[Pinned](), list[Held]()
     with ray_session(2):
         for number in range(1, ROUNDS + 1):
             moment = START + number * YEAR / ROUNDS
@@ -227,8 +227,14 @@ def test_a_year_of_runs_leaves_everything_whole(tmp_path: Path) -> None:
                 if published and number % PIN_EACH == 0:
                     pins.append(pin(repo, f"round_{number}", moment, erased))
                 did = f"{dict(seen)}, {len(erased)} erased, {len(pins)} sets pinned"
-                sys.stdout.write(f"{number} of {ROUNDS}: {did}; {Held.by(repo)}\n")
+                held.append(Held.by(repo))
+                sys.stdout.write(f"{number} of {ROUNDS}: {did}; {held[-1]}\n")
                 sys.stdout.flush()
     with Scalr(repo, ALL) as scalr:
         states = Counter(batch.state for batch in workspace_of(scalr).ledger.batches())
     assert states[BatchState.PUBLISHED] > 0
+    half, end = held[len(held) // 2 - 1], held[-1]
+    assert end.process_mib < 1.25 * half.process_mib
+    # What lies in the lake is the batches, and next to nothing of what was done with them.
+    assert end.lake_files * half.batches < 1.25 * half.lake_files * end.batches
+    assert end.lake_mib * half.batches < 1.25 * half.lake_mib * end.batches

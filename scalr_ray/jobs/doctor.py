@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -154,6 +155,13 @@ def _events(workspace: Workspace) -> Finding:
 
 
 def _ray(workspace: Workspace) -> Finding:
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):  # stages go there by `scalr submit`
+        from scalr_ray.jobs.submission import Head
+
+        remembered = len(Head(address).jobs())
+        detail = f"{address} takes jobs; it remembers {remembered} of ours"
+        return Finding(subject="ray", healthy=True, detail=detail)
     import ray
 
     from scalr_ray.offline_store.cluster import ray_session

@@ -33,6 +33,8 @@ _SQLITE = "sqlite:///"
 _PATIENCE_S = 60.0  # with a head that was there when the job was submitted
 _STOP_WITHIN_S = 30.0  # Ray itself kills after 3 s what does not end
 _POLL_S = 0.5
+_NO_PROGRAM = 127  # of a shell
+_NO_SCALR = "No module named 'scalr_ray'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,6 +327,11 @@ def _state(info: Any) -> JobState:  # noqa: ANN401 - Ray's JobDetails
         else:
             code = 128 - code if code < 0 else code  # below 0 is a signal
             why = f"exit code {code}"
+            if code == _NO_PROGRAM or _NO_SCALR in (info.message or ""):
+                why = (
+                    f"{why}: the `python` that is first on the PATH of the head has no SCALR; "
+                    f"install scalr=={__version__} there"
+                )
     return JobState(
         job_id=info.submission_id or info.job_id,
         status=status,

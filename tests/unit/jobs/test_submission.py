@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +125,27 @@ def test_the_exit_code_of_a_job_is_that_of_its_stage(status, driver, code, why):
     state = _state(info)
     assert (state.exit_code, state.why) == (code, why)
     assert state.ended == (status not in ("PENDING", "RUNNING"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(sys.executable, "-I", "-S", "-m", "scalr_ray.jobs.run"), ("sh", "-c", "no-python -m run")],
+)
+def test_a_head_without_scalr_is_told_in_a_line(command):
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    info = SimpleNamespace(
+        status=JobStatus.FAILED,
+        driver_exit_code=ran.returncode,
+        submission_id="scalr-1",
+        message=f"Job entrypoint command failed, last available logs:\n{ran.stderr}",
+        start_time=1_000,
+        end_time=2_000,
+        metadata={"scalr": "1"},
+    )
+    assert _state(info).why == (
+        f"exit code {ran.returncode}: the `python` that is first on the PATH of the head has no "
+        f"SCALR; install scalr=={__version__} there"
+    )
 
 
 @pytest.mark.parametrize("scheme", ["", "http://"])

@@ -129,7 +129,8 @@ def drivers_of(head: RayHead) -> dict[str, str | None]:
     return json.loads(out)
 
 
-def test_rays_own_tool_trains_from_a_folder_that_is_sent(head, repo, log):
+def train_by_rays_own_tool(head: RayHead, repo: Path, log: pa.Table) -> str:
+    """Train from a folder that is sent; returns the version of the translator."""
     as_of = middle_of(log) + 7 * DAY  # later than other tests look
     arguments = ["--repo", ".", *OPTIONS, "--as-of", f"{as_of:%Y-%m-%d}"]
     code, out, err = head.call(
@@ -139,8 +140,32 @@ def test_rays_own_tool_trains_from_a_folder_that_is_sent(head, repo, log):
     )
     assert code == 0, out + err
     with Scalr(repo, SETTINGS) as sdk:
-        trained = [record.train_cutoff for record in sdk._workspace.ledger.translators()]
-    assert as_of in trained
+        trained = {
+            record.train_cutoff: record.version for record in sdk._workspace.ledger.translators()
+        }
+    return trained[as_of]
+
+
+def test_a_translator_is_trained_drawn_from_and_measured_by_jobs(head, repo, log, tmp_path):
+    version = train_by_rays_own_tool(head, repo, log)
+    code, out, err = scalr(head, repo, "submit", "generate", "--translator", version)
+    assert code == 0, err
+    with Scalr(repo, SETTINGS) as sdk:
+        (batch,) = [
+            record
+            for record in sdk._workspace.ledger.batches(BatchState.STAGED)
+            if record.translator_version == version
+        ]
+    assert f"{batch.batch_id} is staged: {batch.rows:,} synthetic events\n" in err
+    report = tmp_path / "report"
+    less = ["--set=evaluation.seeds=1", "--set=evaluation.bootstrap=100"]
+    arguments = ["--json", "submit", "evaluate", batch.batch_id, "--out", str(report), *less]
+    code, out, err = scalr(head, repo, *arguments)
+    assert code == 0, err
+    assert json.loads(out)["metadata"]["stage"] == "evaluate"
+    told = json.loads((report / "report.json").read_text(encoding="utf-8"))
+    assert (told["batch_id"], told["published"]) == (batch.batch_id, False)
+    assert (report / "report.html").stat().st_size > 10_000
 
 
 def test_the_exit_code_of_a_job_is_that_of_submit(head, repo):
@@ -160,6 +185,13 @@ def test_the_exit_code_of_a_job_is_that_of_submit(head, repo):
     assert out.endswith(f"{refused}\n")
     code, out, err = scalr(head, repo, "jobs", "stop", job_id)
     assert (code, out) == (0, f"{job_id} had ended before: FAILED\n")
+
+
+def test_the_doctor_asks_a_head_that_takes_jobs_whether_it_does(head, repo):
+    code, out, err = scalr(head, repo, "--json", "doctor")
+    assert code == 0, out + err
+    (told,) = [finding["detail"] for finding in json.loads(out) if finding["subject"] == "ray"]
+    assert told.startswith(f"{head.url} takes jobs; it remembers ")
 
 
 def test_a_connection_that_is_lost_costs_no_word_of_a_job(head):

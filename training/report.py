@@ -16,6 +16,8 @@ lift_folded_over_real, lift_folded_over_rows
                      the same, of folded in over real only, and over synthetic
 lift_upsampled_over_real
                      the same, of real events that weigh as much as the mixed ones
+volume               [{events, lift: {segment: interval of NDCG over real only}}], least first
+lineage              {batch, run, translator, ...}
 finer                {level, segments: {name: {users, over_real, over_placebo}}}, of NDCG
 examples             [{source: [{domain, item, day}], synthetic: [{item, likelihood, taken}]}]
 better_way           fold-in, rows, depends, no_difference or cannot_tell

@@ -23,7 +23,14 @@ from training.report_markup import (
     text,
 )
 from training.report_plots import calibration_plot, coverage_plot, lift_plot, popularity_plot
-from training.report_sections import alignment, bounds, example_users, finer_segments, lift_cell
+from training.report_sections import (
+    alignment,
+    bounds,
+    example_users,
+    finer_segments,
+    lift_cell,
+    volume,
+)
 from training.report_style import CSS
 
 Tree = Mapping[str, Any]
@@ -59,6 +66,7 @@ def render(result: Tree) -> str:
     sections = (
         _verdict(result, verdict, title),
         section("Lift", "lift", _lift_figure(result)),
+        section("Fewer events", "volume", volume(result)),
         section("Downstream model", "arms", _arms_table(result)),
         section("Where the lift comes from", "segments", finer_segments(result)),
         section("Example users", "examples", example_users(result)),
@@ -246,6 +254,7 @@ def _run(result: Tree) -> str:
     if config:
         parts.append(f"<p>Configuration <code>{text(config)}</code></p>\n")
     captions = {
+        "lineage": "Lineage",
         "counts": "Counts",
         "upkeep": "Kept and taken back",
         "timings_s": "Timings in seconds",

@@ -98,6 +98,36 @@ def lift_plot(
     return sheet.markup
 
 
+def volume_plot(lines: Mapping[str, Sequence[tuple[int, Bounds]]], alt: str) -> str:
+    """Intervals of a lift against a number of events, a line for each segment.
+
+    Args:
+        lines: segment to its points, each a number and (estimate, low, high), relative and finite.
+        alt: what the plot shows, for those who cannot see it.
+    """
+    with _sheet("volume", alt, height=3.4) as sheet:
+        for number, (segment, points) in enumerate(lines.items()):
+            counts = np.array([count for count, _ in points]) * (1 + 0.02 * number)
+            estimate, low, high = 100 * np.array([found for _, found in points]).T
+            sheet.axes.errorbar(
+                counts,
+                estimate,
+                yerr=np.abs([estimate - low, high - estimate]),
+                fmt=f"{_MARKERS[number % len(_MARKERS)]}-",
+                color=_SERIES[number % len(_SERIES)],
+                linewidth=1.5,
+                label=_short(segment),
+            )
+        sheet.axes.axhline(0, color=_INK, linewidth=1)
+        sheet.axes.set_xlim(left=0)
+        sheet.axes.set_xlabel("synthetic events")
+        sheet.axes.set_ylabel("lift, %")
+        sheet.axes.xaxis.set_major_formatter(_plain_number)
+        sheet.axes.grid(visible=True)
+        _legend_above(sheet.axes)
+    return sheet.markup
+
+
 def coverage_plot(coverage: Mapping[str, float], alt: str) -> str:
     """Catalogue coverage, a fraction per arm or ranker, as bars."""
     names = list(coverage)

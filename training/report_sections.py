@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from training.report_markup import Cell, Row, figure, label, percents, plain, table
-from training.report_plots import lift_plot, shares_plot
+from training.report_plots import lift_plot, shares_plot, volume_plot
 
 Tree = Mapping[str, Any]
 
@@ -28,6 +28,31 @@ def lift_cell(interval: Any) -> Cell:  # noqa: ANN401 - a JSON value
         return Cell("undefined")
     style = "up" if found[1] > 0 else "down" if found[2] < 0 else "number"
     return Cell(percents(*found), style)
+
+
+def volume(result: Tree) -> str:
+    """What fewer of the events give, beside all of them."""
+    points = result.get("volume") or ()
+    segments = list(dict.fromkeys(name for point in points for name in point.get("lift") or ()))
+    drawn = {
+        f"{label(segment)} users": [
+            (int(point["events"]), found)
+            for point in points
+            if (found := bounds(point["lift"].get(segment))) is not None
+        ]
+        for segment in segments
+    }
+    drawn = {name: line for name, line in drawn.items() if line}
+    if not drawn:
+        return ""
+    caption = "Lift of NDCG over real events alone, by the number of synthetic events mixed in."
+    rows: list[Row] = [
+        (f"{int(point['events']):,}", [lift_cell(point["lift"].get(name)) for name in segments])
+        for point in points
+    ]
+    head = ["events", *(f"{label(segment)} users" for segment in segments)]
+    plot = volume_plot(drawn, f"{caption} The table below has the values.")
+    return figure(plot, caption) + table("Lift by number of events", head, [("", rows)])
 
 
 def finer_segments(result: Tree) -> str:

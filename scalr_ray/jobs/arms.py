@@ -16,6 +16,7 @@ from scipy import optimize, sparse
 
 from scalr_ray.core.errors import DataError
 from scalr_ray.core.events import TIMESTAMP
+from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import Translator, Users, Vocabulary, log_scores
 from scalr_ray.translator.encode import incidence
@@ -110,6 +111,11 @@ def synthetic_rows(drawn: pa.Table) -> pa.Table:
     names = ("user_id", "item_id", "event_timestamp", "sample_weight")
     flag = pa.array(np.ones(drawn.num_rows, dtype=bool))
     return pa.table({**{name: drawn[name] for name in names}, "is_synthetic": flag})
+
+
+def within_share(event_ids: pa.Array, share: float) -> pa.Array:
+    """(N,) which events come among this share by their hash: all of a smaller share's, and more."""
+    return pa.array(keyed_uniform(stream_seed("curves"), id_keys(event_ids)) < share)
 
 
 def trainer_config(cut: datetime, *, window_days: int, background: float) -> IALSConfig:

@@ -33,6 +33,7 @@ from scalr_ray.jobs.arms import (
     real_rows,
     trainer_config,
     translator_arm,
+    within_share,
 )
 from scalr_ray.jobs.drawing import draw_placebo, draw_settings, plan_rules
 from scalr_ray.jobs.entry import Told, main_of, run_stage
@@ -43,6 +44,7 @@ from scalr_ray.jobs.evaluation_result import (
     popularity_of,
     result_of,
     told_of_lifts,
+    volume_of,
 )
 from scalr_ray.jobs.example_users import example_users
 from scalr_ray.jobs.reports import told_of_report
@@ -54,10 +56,11 @@ from scalr_ray.offline_store.pull import pull_outcomes
 from scalr_ray.translator import as_prior, load_translator
 from training.lift import ArmResult
 from training.mixed import Mix, build_mixed_dataset
-from training.models import Popularity, PopularityConfig
+from training.models import IALSConfig, Popularity, PopularityConfig
 from training.report import write_report
 
 _WINDOWS = (14, 30, 90, None)
+_SHARES = (0.1, 0.3)  # of the events, beside all of them
 _ANY_HISTORY = 1e9  # events it takes until a user's weight has fallen
 
 
@@ -86,11 +89,12 @@ def evaluate(
     with workspace.run("evaluate") as run:
         subject = _subject(workspace, batch_id)
         tables = _pull_arms(workspace, subject)
-        arms = _train_arms(workspace, subject, tables)
+        arms, volume = _train_arms(workspace, subject, tables)
         with progress.stage("Rank with the translator, its prior and recent popularity"):
             rankers, baselines = _rank(workspace, subject)
         with progress.stage("Paired bootstrap over users and seeds"):
             result = result_of(workspace, subject, arms, rankers, baselines)
+            result["volume"] = volume_of(workspace, subject, volume, arms["real_only"])
         result["calibration"] = calibration_of(subject) if subject.ranks else []
         result["examples"] = example_users(workspace, subject, _rows_of(workspace, subject.batch))
         result["popularity"] = popularity_of(subject, tables["synthetic"][0])
@@ -234,9 +238,16 @@ def _placebo(workspace: Workspace, subject: Subject, synthetic: pa.Table, seed: 
     )
 
 
+def _thinned(mixed: pa.Table, share: float) -> pa.Table:
+    """The real rows, and a share of the synthetic ones."""
+    kept = within_share(mixed["event_id"].combine_chunks(), share)
+    return mixed.filter(pc.or_(pc.invert(mixed["is_synthetic"]), kept))
+
+
 def _train_arms(
     workspace: Workspace, subject: Subject, tables: Mapping[str, list[pa.Table]]
-) -> dict[str, ArmResult]:
+) -> tuple[dict[str, ArmResult], dict[int, ArmResult]]:
+    """The arms by name, and those with fewer synthetic events, mixed in, by how many."""
     config = workspace.config
     settings = trainer_config(
         subject.batch.as_of,
@@ -245,17 +256,25 @@ def _train_arms(
     )
     # The same rows by the other way in.
     folded_in = replace(settings, synthetic="fold-in")
-    recipes = {name: (seeds, settings) for name, seeds in tables.items()}
-    recipes["folded_in"] = (tables["synthetic"], folded_in)
-    arms = {}
+    recipes = [(name, seeds, settings) for name, seeds in tables.items()]
+    recipes.append(("folded_in", tables["synthetic"], folded_in))
+    fewer = [[_thinned(seed, share) for seed in tables["synthetic"]] for share in _SHARES]
+
+    def trained(seeds: list[pa.Table], how: IALSConfig) -> ArmResult:
+        arm = downstream_arm(seeds, how, subject.events, subject.test, config.evaluation.k)
+        advance(1)
+        return arm
+
     title = "Train the downstream model: real only, + synthetic, + placebo, upsampled, folded in"
-    with workspace.progress.stage(title, total=len(recipes)) as advance:
-        for name, (seeds, how) in recipes.items():
-            arms[name] = downstream_arm(
-                seeds, how, subject.events, subject.test, config.evaluation.k
-            )
-            advance(1)
-    return arms
+    with workspace.progress.stage(title, total=len(recipes) + len(fewer)) as advance:
+        arms = {name: trained(seeds, how) for name, seeds, how in recipes}
+        volume = {_drawn(seeds[0]): trained(seeds, settings) for seeds in fewer}
+    return arms, {**volume, _drawn(tables["synthetic"][0]): arms["synthetic"]}
+
+
+def _drawn(mixed: pa.Table) -> int:
+    """How many of the rows are synthetic."""
+    return int(pc.sum(mixed["is_synthetic"]).as_py() or 0)
 
 
 def _rank(

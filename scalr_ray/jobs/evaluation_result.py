@@ -145,9 +145,36 @@ def result_of(
         "versions": _versions(),
         "config_fingerprint": config.fingerprint,
         "as_of": _iso(batch.as_of),
+        "lineage": {
+            "batch": batch.batch_id,
+            "as of": _iso(batch.as_of),
+            "run": batch.run_id,
+            "translator": subject.record.version,
+            "trained up to": _iso(subject.record.train_cutoff),
+        },
         "batch_id": batch.batch_id,
         "translator": dict(subject.record.metrics),
     }
+
+
+def volume_of(
+    workspace: Workspace, subject: Subject, volume: Mapping[int, ArmResult], real: ArmResult
+) -> list[dict[str, Any]]:
+    """What NDCG gains over real events alone by fewer of the events and by all, least first.
+
+    Args:
+        workspace: an opened repository.
+        subject: what is evaluated.
+        volume: by number of events, the arm that they are mixed into.
+        real: the arm of real events alone.
+    """
+    how = {"bootstrap": workspace.config.evaluation.bootstrap, "seed": workspace.config.seed}
+    found = []
+    for events, arm in sorted(volume.items()):
+        lifts = paired_lift(arm, real, subject.test.segments, **how)
+        ndcg = {segment: ndcg_of(metrics).to_json() for segment, metrics in lifts.items()}
+        found.append({"events": events, "lift": ndcg})
+    return found
 
 
 def decided(result: Mapping[str, Any]) -> bool:

@@ -26,7 +26,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
+from scalr_ray.jobs.arms import within_share
 from scalr_ray.simulate import World, WorldConfig
 from tests.bench.ablation import SCALE, Downstream, Drawn, draw, fit, per_event, shown
 from tests.bench.amazon import DIRECTIONS, Split, read_split
@@ -88,8 +88,7 @@ def nested(drawn: Drawn, share: float) -> pa.Table:
 
     At 1 they are the rows as they stand.
     """
-    kept = keyed_uniform(stream_seed("curves"), id_keys(drawn.event_ids)) < share
-    return drawn.rows.filter(pa.array(kept))
+    return drawn.rows.filter(within_share(drawn.event_ids, share))
 
 
 def weighed(drawn: Drawn, weight: float) -> pa.Table:

@@ -111,7 +111,7 @@ def test_the_report_has_the_documented_keys(world, request):
     documented = {"verdict", "published", "rankers", "arms", "lift", "lift_over_placebo"}
     documented |= {"lift_over_prior", "counts", "timings_s", "versions", "better_way"}
     documented |= {"lift_folded_over_real", "lift_folded_over_rows", "lift_upsampled_over_real"}
-    documented |= {"finer", "examples", "alignment"}
+    documented |= {"finer", "examples", "alignment", "volume", "lineage"}
     extra = {"sentence", "cautions", "baselines", "lift_placebo_over_real", "gate", "as_of"}
     extra |= {"batch_id", "translator", "calibration", "popularity", "command"}
     extra |= {"config_fingerprint"} | ({"upkeep"} if world == "planted" else set())
@@ -137,6 +137,11 @@ def test_the_report_has_the_documented_keys(world, request):
         for arm in report["arms"].values():
             bounded = (value for name, value in arm[segment].items() if "novelty" not in name)
             assert all(0 <= value <= 1 for value in bounded)
+    counts = [point["events"] for point in report["volume"]]
+    assert counts == sorted(counts)
+    assert len(counts) == 3
+    full = {segment: metrics["ndcg_at_20"] for segment, metrics in report["lift"].items()}
+    assert report["volume"][-1]["lift"] == full
     assert report["counts"]["test_users_all"] == (
         report["counts"]["test_users_hidden"] + report["counts"]["test_users_warm"]
     )

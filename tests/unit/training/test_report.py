@@ -20,7 +20,17 @@ from training.report_page import render
 
 SEGMENTS = ("hidden", "all", "warm")
 SECTIONS = [
-    *("lift", "arms", "segments", "examples", "rankers", "coverage", "popularity", "calibration"),
+    *(
+        "lift",
+        "volume",
+        "arms",
+        "segments",
+        "examples",
+        "rankers",
+        "coverage",
+        "popularity",
+        "calibration",
+    ),
     *("gate", "run"),
 ]
 HOSTILE = (
@@ -76,6 +86,11 @@ def result():
                 },
             },
         },
+        "volume": [
+            {"events": 1500, "lift": {"all": {"estimate": 0.125, "low": 0.0, "high": 0.25}}},
+            {"events": 15000, "lift": {"all": {"estimate": 0.5, "low": None, "high": 0.75}}},
+        ],
+        "lineage": {"batch": "batch-17", "translator": "frequency-2"},
         "examples": [
             {
                 "source": [
@@ -216,7 +231,7 @@ def test_every_section_is_there_with_its_values(tmp_path, result):
     ):
         assert shown in page.text, shown
     assert "Not measured" not in page.text
-    assert len(page.all("svg")) == 6
+    assert len(page.all("svg")) == 7
 
 
 def test_finer_segments_and_example_users_are_told(tmp_path, result):
@@ -230,6 +245,9 @@ def test_finer_segments_and_example_users_are_told(tmp_path, result):
         "The second film 0.0125 yes",
         "b17 0.01 no",
         "which kept 62.5 % of them",
+        "1,500 +12.5 % [+0.0, +25.0]",
+        "15,000 undefined",
+        "batch batch-17",
         "2 75.00 56.25 50.00",
     ):
         assert shown in page.text, shown

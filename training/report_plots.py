@@ -264,4 +264,4 @@ def _plain_ticks(axes: Axes) -> None:
 
 
 def _plain_number(value: float, _position: object) -> str:
-    return f"{value:,.0f}" if value >= 1 else f"{value:.8f}".rstrip("0")
+    return f"{value:,.0f}" if value >= 1 else f"{value:.8f}".rstrip("0").rstrip(".")

@@ -221,9 +221,9 @@ def test_events_are_aligned_by_a_feature_of_the_items(shop: Shop):
 
 def test_a_report_tells_items_by_the_titles_they_had_at_the_cut(shop: Shop, tmp_path: Path):
     settings = (*SETTINGS, "evaluation.seeds=1", "evaluation.bootstrap=10")
-    shop.drawn("alignment={by: category, service: shop_items_v1}")
+    rows, _ = shop.drawn("alignment={by: category, service: shop_items_v1}")
     with Scalr(shop.repo, [*settings, "evaluation.titles=shop_items_v1"]) as scalr:
-        report = scalr.evaluate(tmp_path)
+        report = scalr.evaluate(tmp_path, rows[0]["batch_id"])
     assert report["alignment"]["by"] == "category"
     assert "Shares of the events by bucket of category" in (tmp_path / "report.html").read_text()
     assert report["examples"]

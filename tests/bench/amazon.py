@@ -61,12 +61,19 @@ def read_split(
     if windows_back:
         end = pa.scalar(days[windows_back - 1], TIMESTAMP)
         targets = targets.filter(pc.less(targets["event_timestamp"], end))
-    before = pc.less(targets["event_timestamp"], pa.scalar(cut, TIMESTAMP))
     odd = pa.array(targets["user_id"].to_numpy() % 2 == 1)
-    known = targets.filter(pc.and_(before, pc.invert(odd)))
+    return split_of(source, targets, odd, cut=cut, validation_cut=validation_cut)
+
+
+def split_of(
+    source: pa.Table, target: pa.Table, odd: pa.Array, *, cut: datetime, validation_cut: datetime
+) -> Split:
+    """Cut two domains; target events of `odd` (N,) users before the cut are not known."""
+    before = pc.less(target["event_timestamp"], pa.scalar(cut, TIMESTAMP))
+    known = target.filter(pc.and_(before, pc.invert(odd)))
     source = source.filter(pc.less(source["event_timestamp"], pa.scalar(cut, TIMESTAMP)))
     events = TrainingEvents.of(source, known)
-    later = targets.filter(pc.invert(before))
+    later = target.filter(pc.invert(before))
     test = holdout(
         events,
         events.users.codes(later["user_id"]),

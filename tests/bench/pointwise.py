@@ -4,12 +4,12 @@
 
 The cuts, events, placebos and arms of `tests.bench.verdict`. Each trainer says how likely it is
 that a pair was taken: what the test users took after the cut, and beside each of these pairs four
-others, drawn evenly from the catalogue as the trainers draw theirs. Real only, the synthetic rows'
-own ways in, a placebo and the real rows upsampled are asked about the same pairs.
+others, drawn evenly from the catalogue as the trainers draw theirs. All arms are asked about the
+same pairs.
 
 How much a synthetic event counts is chosen on the validation window by the same rule, the log loss
-taking the place of the likelihood of a ranking; for warm users no way in is exempt, since here
-their probabilities are all that is looked at, and by `fold-in` these stay bit for bit.
+taking the place of the likelihood of a ranking; by `fold-in`, where the probabilities of warm users
+stay as they are bit for bit, no weight is left out.
 
 NE is the normalised entropy: the log loss over that of the base rate; what changes it is given in
 percent of that of real only, paired, with 95 % intervals over users and seeds: below 0 is better.

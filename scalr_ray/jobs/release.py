@@ -263,7 +263,8 @@ def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]
             value=z,
             threshold=1.96,
             detail=f"the evidence gains {gain:+.4f} nats per held-out event over {over} "
-            f"(z = {z:.1f})" + ("" if transfers else "; nothing transfers"),
+            f"(z = {z:.1f})"
+            + ("" if transfers else f"; nothing transfers{_by_kind(translator.kind)}"),
         )
     ]
     trial = load_trial(Path(translator.path))
@@ -294,6 +295,13 @@ def _lift_checks(translator: TranslatorRecord, least_gain: float) -> list[Check]
             else f"no segment of users surely loses{trial.cost_to_warm}",
         ),
     ]
+
+
+def _by_kind(kind: str) -> str:
+    """What else to try, as the end of a sentence; on real logs a network found more than counts."""
+    if kind != "frequency":
+        return ""
+    return " by counts of pairs; a network may see more: train with `--translator neural`"
 
 
 def _gain_check(name: str, gain: Gain, what: str) -> Check:

@@ -73,10 +73,10 @@ class PriorSettings(_Section):
 
     `window_days` is the look-back; `auto` weighs several of them by what they predict on the
     validation window. `background` is the weight of one older event against one recent event, so
-    that an item keeps a chance.
+    that an item keeps a chance; `auto` weighs all time like any other look-back.
     """
 
-    window_days: PositiveInt | Literal["auto"] = 90
+    window_days: PositiveInt | Literal["auto"] = "auto"
     background: Annotated[float, Field(gt=0, le=1)] = 0.01
 
 

@@ -20,6 +20,7 @@ from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import Translator, Users, Vocabulary, log_scores
 from scalr_ray.translator.encode import incidence
+from scalr_ray.translator.prior_mix import PriorMix
 from scalr_ray.translator.protocol import log_softmax, mask_entries
 from training.lift import ArmResult
 from training.metrics import top_k
@@ -27,6 +28,7 @@ from training.models import IALS, IALSConfig, Interactions, PopularityConfig, Ra
 
 _CHUNK_USERS = 512
 _TEMPERATURES = (0.01, 3.0)
+_PRIOR_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +120,44 @@ def within_share(event_ids: pa.Array, share: float) -> pa.Array:
     return pa.array(keyed_uniform(stream_seed("curves"), id_keys(event_ids)) < share)
 
 
-def trainer_config(cut: datetime, *, window_days: int, background: float) -> IALSConfig:
-    """The downstream model of every arm: implicit ALS over a recency prior."""
-    prior = PopularityConfig(as_of=cut, window_days=window_days, background=background)
-    return IALSConfig(prior=prior)
+def trainer_config(
+    cut: datetime, mix: PriorMix, *, prior_weight: float = IALSConfig.prior_weight
+) -> IALSConfig:
+    """The downstream model of every arm: implicit ALS over the popularity of a mix."""
+    return IALSConfig(prior=popularity_config(cut, mix), prior_weight=prior_weight)
+
+
+def best_prior_weight(events: TrainingEvents, test: Holdout, cut: datetime, mix: PriorMix) -> float:
+    """How much the prior weighs in the scores of the downstream model, by real events alone.
+
+    Too little of it, and real only is a weak model that anything improves on. All arms have the
+    weight under which the outcomes are likeliest after a training on the real events.
+
+    Args:
+        events: what was visible as of the cut.
+        test: who is asked, on what.
+        cut: the end of the events.
+        mix: the prior.
+    """
+    model = IALS(trainer_config(cut, mix))
+    model.fit(code_rows(real_rows(events), events), seed=0)
+    return max(
+        _PRIOR_WEIGHTS,
+        key=lambda weight: float(best_likelihood(model.with_prior_weight(weight), test).mean()),
+    )
+
+
+def popularity_config(cut: datetime, mix: PriorMix) -> PopularityConfig:
+    """The popularity of a mix, as trainers count it.
+
+    The look-backs were weighed by what real events say of later ones: they are the best settings of
+    a trainer that has real events alone.
+    """
+    if mix.per_event:
+        (window_days, _), (recent, background) = mix.windows_days, mix.weights
+        return PopularityConfig(as_of=cut, window_days=window_days, background=background / recent)
+    shares = zip(mix.windows_days, mix.weights, strict=True)
+    return PopularityConfig(as_of=cut, mix=tuple(shares))
 
 
 def downstream_arm(

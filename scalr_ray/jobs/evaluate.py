@@ -249,10 +249,9 @@ def _train_arms(
 ) -> tuple[dict[str, ArmResult], dict[int, ArmResult]]:
     """The arms by name, and those with fewer synthetic events, mixed in, by how many."""
     config = workspace.config
+    prior_weight = subject.record.metrics.get("prior_weight", IALSConfig.prior_weight)
     settings = trainer_config(
-        subject.batch.as_of,
-        window_days=subject.record.metrics["window_days"],
-        background=config.prior.background,
+        subject.batch.as_of, subject.translator.mix, prior_weight=prior_weight
     )
     # The same rows by the other way in.
     folded_in = replace(settings, synthetic="fold-in")

@@ -22,7 +22,6 @@ from scalr_ray.learn import (
     Calibration,
     Chosen,
     Grid,
-    Prior,
     calibration,
     fit_prior,
     fit_translator,
@@ -33,6 +32,7 @@ from scalr_ray.learn import (
 from scalr_ray.offline_store.cluster import ray_session
 from scalr_ray.offline_store.store import engine_of
 from scalr_ray.translator import Translator
+from scalr_ray.translator.prior_mix import PriorMix
 
 if TYPE_CHECKING:
     from scalr_ray.learn.neural.fit import NeuralFit
@@ -56,7 +56,7 @@ class _FittedKind:
     translator: Translator
     on_stage: Translator
     chosen: Chosen[Any]
-    prior: Prior
+    prior: PriorMix
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,17 +97,15 @@ def fit(workspace: Workspace, stage: Stage) -> Fitted:
     return Fitted(**vars(best), calibration=calibration(best.on_stage, window))
 
 
-def prior_of(workspace: Workspace, stage: Stage) -> Prior:
+def prior_of(workspace: Workspace, stage: Stage) -> PriorMix:
     """The configured prior, or the one that predicts the validation window best."""
     settings = workspace.config.prior
     if settings.window_days != "auto":
-        return Prior.fixed(settings.window_days, settings.background)
-    return fit_prior(
-        stage.events, stage.validation_cut, stage.cutoff, background=settings.background
-    )
+        return PriorMix.recent(window_days=settings.window_days, background=settings.background)
+    return fit_prior(stage.events, stage.validation_cut, stage.cutoff)
 
 
-def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
+def _frequency(workspace: Workspace, stage: Stage, prior: PriorMix) -> _FittedKind:
     config, counting = workspace.config, counting_of(workspace, stage.cutoff)
     with workspace.progress.stage("Fit the frequency translator on the validation window"):
         fitted = fit_translator(
@@ -119,7 +117,7 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
                 alphas=config.translator.alphas,
                 counting=counting,
             ),
-            mix=prior.mix,
+            mix=prior,
             seed=config.seed,
         )
         strength = fitted.translator.strength
@@ -127,7 +125,7 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
             stage.visible,
             stage.validation_cut,
             strength=strength,
-            mix=prior.mix,
+            mix=prior,
             counting=counting,
         )
     return _FittedKind(
@@ -139,13 +137,13 @@ def _frequency(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
     )
 
 
-def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
+def neural_fit(workspace: Workspace, prior: PriorMix) -> NeuralFit:
     """What a neural fit is told under the configuration."""
     from scalr_ray.learn.neural.fit import NeuralFit
 
     config = workspace.config
     return NeuralFit(
-        mix=prior.mix,
+        mix=prior,
         alphas=config.translator.alphas,
         settings=config.translator.neural,
         seed=config.seed,
@@ -154,13 +152,13 @@ def neural_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
     )
 
 
-def ray_fit(workspace: Workspace, prior: Prior) -> NeuralFit:
+def ray_fit(workspace: Workspace, prior: PriorMix) -> NeuralFit:
     """The same for nets that Ray Train trains, if any: their rows may be made on a cluster."""
     how, workers = neural_fit(workspace, prior), workspace.config.translator.neural.workers
     return how if workers == 0 else replace(how, engine=engine_of(workspace.store.config))
 
 
-def _neural(workspace: Workspace, stage: Stage, prior: Prior) -> _FittedKind:
+def _neural(workspace: Workspace, stage: Stage, prior: PriorMix) -> _FittedKind:
     from scalr_ray.learn.neural.fit import fit_neural
 
     trainings, how = _Trainings(workspace, prior), ray_fit(workspace, prior)
@@ -194,7 +192,7 @@ class _Trainings:
         measured: what each training took, by its name.
     """
 
-    def __init__(self, workspace: Workspace, prior: Prior) -> None:
+    def __init__(self, workspace: Workspace, prior: PriorMix) -> None:
         self.measured: dict[str, Any] = {}
         self._workspace, self._prior = workspace, prior
         self._told: set[str] = set()
@@ -226,7 +224,7 @@ class _Trainings:
         from scalr_ray.learn.neural.distributed import Cluster, train_distributed
 
         # A training that stopped half-way goes on if everything it is made from is the same.
-        identity = [config.fingerprint, asdict(self._prior.mix), task.fingerprint]
+        identity = [config.fingerprint, asdict(self._prior), task.fingerprint]
         cluster = Cluster(
             storage=self._workspace.layout.training,
             name=fingerprint(identity, 16),

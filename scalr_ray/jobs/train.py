@@ -17,6 +17,7 @@ from scalr_ray.core.damage import refusing_damage
 from scalr_ray.core.errors import DataError, RetryLater
 from scalr_ray.core.fingerprint import fingerprint
 from scalr_ray.jobs import metrics, open_lineage
+from scalr_ray.jobs.arms import best_prior_weight
 from scalr_ray.jobs.drawing import thin_to_budget
 from scalr_ray.jobs.entry import Told, main_of, run_stage
 from scalr_ray.jobs.fitting import Fitted, fit
@@ -79,7 +80,9 @@ def train(
         fitted = fit(workspace, stage)
         progress.note(describe_fit(fitted))
         progress.note(describe_calibration(fitted.calibration))
-        trial = _trial(workspace, stage, fitted) if fitted.transfers else None
+        with progress.stage("Settle the downstream model by real events alone"):
+            prior_weight = best_prior_weight(stage.visible, stage.test, cut, fitted.prior)
+        trial = _trial(workspace, stage, fitted, prior_weight) if fitted.transfers else None
         data = data_fingerprint(events)
         kind = fitted.translator.kind
         version = f"{kind}-{fingerprint([config.fingerprint, data, as_of, cut], 16)}"
@@ -95,7 +98,7 @@ def train(
             train_cutoff=as_of,
             config_fingerprint=config.fingerprint,
             data_fingerprint=data,
-            metrics=_metrics(fitted, trial),
+            metrics={**_metrics(fitted, trial), "prior_weight": prior_weight},
             path=str(folder),
         )
         open_lineage.reads(*workspace.event_folders())
@@ -172,14 +175,14 @@ def describe_calibration(calibration: Calibration) -> str:
     )
 
 
-def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
+def _trial(workspace: Workspace, stage: Stage, fitted: Fitted, prior_weight: float) -> Trial:
     title = "Try the events on a downstream model, on the validation window"
     with workspace.progress.stage(title, total=trainings(workspace.config)) as advance:
         trial = run_trial(
             stage,
             fitted.on_stage,
             workspace.config,
-            window_days=fitted.prior.window_days,
+            prior_weight=prior_weight,
             around=_surroundings_then(workspace, stage, fitted),
             thin=thin_to_budget(workspace.config, stage.events, stage.cutoff),
             features=workspace.features_for(fitted.translator.kind, "user_id"),
@@ -203,9 +206,8 @@ def _metrics(fitted: Fitted, trial: Trial | None) -> dict[str, Any]:
     return {
         "alpha": fitted.translator.alpha,
         "temperature": fitted.translator.temperature,
-        "window_days": fitted.prior.window_days,
-        "prior_windows_days": list(fitted.prior.mix.windows_days),
-        "prior_weights": list(fitted.prior.mix.weights),
+        "prior_windows_days": list(fitted.prior.windows_days),
+        "prior_weights": list(fitted.prior.weights),
         "gain_nats": chosen.gain,
         "gain_over": chosen.over,
         "z": chosen.z,

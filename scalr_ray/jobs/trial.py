@@ -6,10 +6,10 @@ model is trained on real events alone, with the synthetic events and with a plac
 the events is chosen here, by `weight_rule.py`; the outcomes after the test cut are never looked at.
 
 The trial is decided by likelihood, not by NDCG: each arm's scores become probabilities at the
-temperature and the weight of the prior that suit it best, and what counts is the log-probability
-of the events that followed. On windows of 1,300 users of two real logs it agreed with the later
-test in every arm (z of 4 to 6 where the test had 10), while NDCG@20 on the same window had the sign
-wrong in one of them: the top 20 of a popularity list are a lottery over 20 items.
+temperature that suits it best, and what counts is the log-probability of the events that followed.
+On windows of 1,300 users of two real logs it agreed with the later test in every arm (z of 4 to 6
+where the test had 10), while NDCG@20 on the same window had the sign wrong in one of them: the top
+20 of a popularity list are a lottery over 20 items.
 """
 
 from __future__ import annotations
@@ -53,9 +53,8 @@ from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.weight_rule import least_harmless
 from scalr_ray.learn import TrainingEvents
 from scalr_ray.translator import FeaturesAsOf, Translator
-from training.models import IALS
+from training.models import IALS, IALSConfig
 
-_PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
 _Z_95 = 1.959964
 _LEAST_USERS = 50
 _HIDDEN_SHARES = (0.1, 0.5)
@@ -157,13 +156,19 @@ class Stage:
         """What a translator of the trial may know."""
         return self.events.as_of(self.validation_cut).without_target_of(self.hidden)
 
+    @property
+    def test(self) -> Holdout:
+        """Who is tested on the validation window, and on what."""
+        outcomes = self.events.target.between(self.validation_cut, self.cutoff)
+        return holdout(self.visible, outcomes.users, outcomes.items)
+
 
 def run_trial(
     stage: Stage,
     translator: Translator,
     config: ScalrConfig,
     *,
-    window_days: int,
+    prior_weight: float,
     advance: Advance,
     around: Surroundings,
     thin: float = 1.0,
@@ -175,21 +180,19 @@ def run_trial(
         stage: who is stripped, and of what.
         translator: as of the validation cut, from what the stage leaves visible.
         config: of the repository.
-        window_days: look-back of the prior of the downstream model.
+        prior_weight: of the downstream model, as real events alone chose it.
         advance: called with the number of models just trained, `trainings(config)` in all.
         around: what else Feast says of users and items, as of the validation cut.
         thin: share of everybody's events that the batch will have, to keep its budget.
         features: what Feast serves the translator of users; None where it asks nothing.
     """
-    visible = stage.visible
-    outcomes = stage.events.target.between(stage.validation_cut, stage.cutoff)
-    test = holdout(visible, outcomes.users, outcomes.items)
+    cut, test = stage.validation_cut, stage.test
     bench = _Bench(
+        trainer=trainer_config(cut, translator.mix, prior_weight=prior_weight),
         config=config,
-        cut=stage.validation_cut,
-        events=visible,
+        cut=cut,
+        events=stage.visible,
         hidden=stage.hidden,
-        window_days=window_days,
         test=test,
         advance=advance,
         features=features,
@@ -264,9 +267,9 @@ class _Bench:
 
     config: ScalrConfig
     cut: datetime
+    trainer: IALSConfig
     events: TrainingEvents
     hidden: NDArray[np.bool_]
-    window_days: int
     test: Holdout
     advance: Advance
     features: FeaturesAsOf | None
@@ -328,14 +331,10 @@ class _Bench:
         table = real_rows(self.events)
         if drawn is not None:
             table = pa.concat_tables([table, synthetic_rows(drawn)])
-        background = self.config.prior.background
-        model = IALS(trainer_config(self.cut, window_days=self.window_days, background=background))
+        model = IALS(self.trainer)
         model.fit(code_rows(table, self.events), seed=0)
         self.advance(1)
-        tried = [
-            best_likelihood(model.with_prior_weight(weight), self.test) for weight in _PRIOR_WEIGHTS
-        ]
-        return max(tried, key=lambda likelihood: float(likelihood.mean()))
+        return best_likelihood(model, self.test)
 
 
 def _gains(

@@ -8,7 +8,7 @@ cutoff. `scalr_ray.learn.neural` does the same with a network, on Ray Train.
 from scalr_ray.learn.counts import Counting, translator_as_of
 from scalr_ray.learn.events import CodedEvents, TrainingEvents
 from scalr_ray.learn.fit import FittedTranslator, Grid, fit_translator
-from scalr_ray.learn.prior import Prior, fit_prior, with_prior_as_of
+from scalr_ray.learn.prior import fit_prior, with_prior_as_of
 from scalr_ray.learn.strength import (
     Calibration,
     Chosen,
@@ -25,7 +25,6 @@ __all__ = [
     "Counting",
     "FittedTranslator",
     "Grid",
-    "Prior",
     "TrainingEvents",
     "Window",
     "calibration",

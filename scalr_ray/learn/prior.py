@@ -12,7 +12,7 @@ the same look-backs and the same count.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -32,40 +32,19 @@ TranslatorT = TypeVar("TranslatorT", bound=Translator)
 LOOK_BACKS: tuple[int | None, ...] = (7, 14, 30, 60, 90, 180, 365, None)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Prior:
-    """What every translator of a run starts from.
-
-    Attributes:
-        mix: the look-backs and their weights.
-        window_days: the single look-back that comes nearest, for models that take only one.
-    """
-
-    mix: PriorMix
-    window_days: int
-
-    @classmethod
-    def fixed(cls, window_days: int, background: float) -> Prior:
-        """One look-back, with an all-time background."""
-        mix = PriorMix.recent(window_days=window_days, background=background)
-        return cls(mix=mix, window_days=window_days)
-
-
 def fit_prior(
     events: TrainingEvents,
     start: datetime,
     end: datetime,
     *,
-    background: float,
     look_backs: Sequence[int | None] = LOOK_BACKS,
-) -> Prior:
+) -> PriorMix:
     """Weigh the look-backs by how well they predict the target events in [start, end).
 
     Args:
         events: coded events.
         start: start of the validation window.
         end: its end; what was not visible as of then does not count.
-        background: weight of an older event in a prior of a single look-back.
         look_backs: days, ascending, None (all time) the last.
 
     Raises:
@@ -79,18 +58,10 @@ def fit_prior(
         seen.times,
         seen.known_from,
         items=len(events.target_items),
-        mix=PriorMix.recent(window_days=1, background=background),
+        mix=PriorMix(windows_days=(None,), weights=(1.0,)),
     )
     shares = index.window_shares(outcomes.items, outcomes.times, windows)
-    mix = fit_prior_mix(shares, windows_days=windows)
-    known = shares[:, shares[-1] > 0]
-
-    def likelihood(days: int) -> float:
-        at_days, all_time = known[windows.index(days)], known[-1]
-        return float(np.log(at_days + background * all_time).sum())
-
-    singles = [days for days in windows if days is not None]
-    return Prior(mix=mix, window_days=max(singles, key=likelihood))
+    return fit_prior_mix(shares, windows_days=windows)
 
 
 def prior_as_of(

@@ -34,12 +34,14 @@ from scalr_ray.jobs.drawing import (
     plan_rules,
     refine_settings,
 )
-from scalr_ray.learn import Grid, Prior, fit_translator
+from scalr_ray.learn import Grid, fit_translator
 from scalr_ray.translator import FrequencyTranslator
+from scalr_ray.translator.prior_mix import PriorMix
 from tests.bench.amazon import DIRECTIONS, Split, read_split
 from training.lift import ArmResult, Interval, paired_lift
 
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
+PRIOR = PriorMix.recent(window_days=90, background=0.01)
 SCALE = 0.1
 SEEDS = 3
 BOOTSTRAP = 1000
@@ -101,7 +103,7 @@ class Downstream:
         """Train on the real rows and these, by several seeds, and rank the test users."""
         real, split = self.real, self.split
         table = real if rows is None else pa.concat_tables([real, rows.cast(real.schema)])
-        config = trainer_config(split.cut, window_days=90, background=0.01)
+        config = trainer_config(split.cut, PRIOR)
         return downstream_arm([table] * SEEDS, config, split.events, split.test, 20)
 
     def lifts(self, rows: pa.Table, base: ArmResult) -> dict[str, Interval]:
@@ -127,7 +129,7 @@ def fit(split: Split) -> FrequencyTranslator:
         validation_cut=split.validation_cut,
         cutoff=split.cut,
         grid=GRID,
-        mix=Prior.fixed(90, 0.01).mix,
+        mix=PRIOR,
         seed=0,
     ).translator
 

@@ -34,7 +34,6 @@ from scalr_ray.jobs.arms import chunks
 from scalr_ray.learn import (
     Chosen,
     Grid,
-    Prior,
     TrainingEvents,
     fit_prior,
     fit_translator,
@@ -45,6 +44,7 @@ from scalr_ray.learn import (
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural, withheld
 from scalr_ray.translator import Translator, as_prior, log_scores
 from scalr_ray.translator.calibration import ScoredUsers, normalised_entropy, reliability
+from scalr_ray.translator.prior_mix import PriorMix
 from tests.bench.amazon import DIRECTIONS, DOMAINS, Split, read_split
 from tests.bench.segments import BINS, UserBins, calibration_error, relative_entropy
 from training.lift import ArmResult, Interval, Segments, paired_lift, summarise
@@ -96,32 +96,32 @@ def on_stage(split: Split, seed: int) -> TrainingEvents:
     return before.without_target_of(withheld(split.events, seed))
 
 
-def fit_frequency(split: Split, prior: Prior, seed: int) -> Run:
+def fit_frequency(split: Split, prior: PriorMix, seed: int) -> Run:
     """The frequency translator."""
     fitted = fit_translator(
         split.events,
         validation_cut=split.validation_cut,
         cutoff=split.cut,
         grid=GRID,
-        mix=prior.mix,
+        mix=prior,
         seed=seed,
     )
     recounted = translator_as_of(
         on_stage(split, seed),
         split.validation_cut,
         strength=fitted.translator.strength,
-        mix=prior.mix,
+        mix=prior,
     )
     return Run(translator=fitted.translator, on_stage=recounted, chosen=fitted.chosen)
 
 
-def fit_net(split: Split, prior: Prior, seed: int) -> Run:
+def fit_net(split: Split, prior: PriorMix, seed: int) -> Run:
     """The neural translator."""
     fitted = fit_neural(
         split.events,
         validation_cut=split.validation_cut,
         cutoff=split.cut,
-        how=NeuralFit(mix=prior.mix, alphas=GRID.alphas, settings=NeuralSettings(), seed=seed),
+        how=NeuralFit(mix=prior, alphas=GRID.alphas, settings=NeuralSettings(), seed=seed),
         hidden=withheld(split.events, seed),
         on_epoch=lambda name, report: sys.stderr.write(
             f"{name} {report.epoch}: loss {report.loss:.4f}, validation {report.validation:.4f}, "
@@ -131,7 +131,7 @@ def fit_net(split: Split, prior: Prior, seed: int) -> Run:
     return Run(translator=fitted.translator, on_stage=fitted.at_validation, chosen=fitted.chosen)
 
 
-KINDS: dict[str, Callable[[Split, Prior, int], Run]] = {
+KINDS: dict[str, Callable[[Split, PriorMix, int], Run]] = {
     "frequency": fit_frequency,
     "neural": fit_net,
 }
@@ -180,8 +180,8 @@ def measure(
 def study(split: Split, kinds: Sequence[str], labels: Sequence[str], seeds: int) -> Iterator[Row]:
     """The rows of a direction, the 90-day popularity first."""
     priors = {
-        "90 days": Prior.fixed(90, BACKGROUND),
-        "fitted": fit_prior(split.events, split.validation_cut, split.cut, background=BACKGROUND),
+        "90 days": PriorMix.recent(window_days=90, background=BACKGROUND),
+        "fitted": fit_prior(split.events, split.validation_cut, split.cut),
     }
     tried: list[list[Run]] = []
     for label in labels:

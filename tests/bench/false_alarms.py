@@ -38,8 +38,9 @@ from scalr_ray.jobs.drawing import (
     refine_here,
     refine_settings,
 )
-from scalr_ray.learn import Grid, Prior, fit_translator
+from scalr_ray.learn import Grid, fit_translator
 from scalr_ray.simulate import World, WorldConfig
+from scalr_ray.translator.prior_mix import PriorMix
 from tests.bench.worlds import split_world
 from tests.support.small_worlds import domain_tables
 from training.lift import Verdict, judge, paired_lift
@@ -48,7 +49,7 @@ KINDS = ("null", "shuffled", "planted")
 GRID = Grid(shrinkages=(0.1, 1.0), alphas=(0.3, 1.0))
 SCHEMA = synthetic_event_schema("string", "string")
 CONFIG = ScalrConfig()
-WINDOW_DAYS, BACKGROUND = 90, 0.01
+PRIOR = PriorMix.recent(window_days=90, background=0.01)
 SCALE = 0.1
 TRAINER_SEEDS = 3
 K = 20
@@ -64,7 +65,7 @@ def verdict(kind: str, users: int, seed: int) -> Verdict:
         validation_cut=split.validation_cut,
         cutoff=cut,
         grid=GRID,
-        mix=Prior.fixed(WINDOW_DAYS, BACKGROUND).mix,
+        mix=PRIOR,
         seed=seed,
     ).translator
     real = real_rows(events)
@@ -80,7 +81,7 @@ def verdict(kind: str, users: int, seed: int) -> Verdict:
         SCHEMA,
     )
     placebos = [draw_placebo(drawn, plan, model, one, SCHEMA) for one in settings[1:]]
-    trainer = trainer_config(cut, window_days=WINDOW_DAYS, background=BACKGROUND)
+    trainer = trainer_config(cut, PRIOR)
     arms = {
         name: downstream_arm([with_rows(real, rows) for rows in added], trainer, events, test, K)
         for name, added in (

@@ -36,6 +36,7 @@ from tests.bench.verdict import (
     ARMS,
     BOOTSTRAP,
     FITTED,
+    PRIORS,
     WEIGHTS,
     Bench,
     at,
@@ -251,7 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.only and asked.only != target:
             continue
         split = read_split(asked.data, data, [source], target)
-        validation, test = benches(split, asked.kind)
+        validation, test = benches(split, asked.kind, PRIORS["90 days"](split))
         on_window = [validation.draw(seed)[0] for seed in range(asked.seeds)]
         drawn = [test.draw(seed) for seed in range(asked.seeds)]
         say(f"\n**{source} → {target}** ({split.test.sizes['all']:,} test users)\n\n{HEADER}")

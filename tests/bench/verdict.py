@@ -47,6 +47,7 @@ from scalr_ray.jobs.arms import (
     best_likelihood,
     code_rows,
     holdout,
+    popularity_config,
     real_rows,
     synthetic_rows,
 )
@@ -61,22 +62,28 @@ from scalr_ray.jobs.drawing import (
 )
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.weight_rule import harmless, least_harmless
-from scalr_ray.learn import Grid, Prior, TrainingEvents, fit_translator, translator_as_of
+from scalr_ray.learn import (
+    Grid,
+    TrainingEvents,
+    fit_prior,
+    fit_translator,
+    translator_as_of,
+)
 from scalr_ray.learn.neural.fit import NeuralFit, fit_neural
 from scalr_ray.translator import Translator
+from scalr_ray.translator.prior_mix import PriorMix
 from tests.bench.amazon import CUTS, DIRECTIONS, Split, read_split
 from tests.bench.directions import interval, say
 from tests.bench.verdict_trainers import TRAINERS, Trainer, skipped
 from training.bootstrap import Interval
 from training.lift import ArmResult, paired_lift, summarise
 from training.metrics import gini_at_k, mrr_at_k, novelty_at_k
-from training.models import IALS, Interactions, PopularityConfig, Ranker, rank_users
-from training.models.implicit_als import ImplicitALS
+from training.models import Interactions, Popularity, PopularityConfig, Ranker, rank_users
 
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 SCHEMA = synthetic_event_schema("int64", "int64")
 WEIGHTS = (0.0, 0.03, 0.1, 0.3)
-PRIOR_WEIGHTS = (0.02, 0.05, 0.1)  # of what has a prior in its scores as the trial's model has
+PRIOR_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 WINDOW_DAYS, BACKGROUND = 90, 0.01
 K = 20
 BOOTSTRAP = 1000
@@ -118,6 +125,10 @@ class Bench:
         placebo = draw_placebo(events, plan, self.translator, other, SCHEMA)
         return synthetic_rows(events), synthetic_rows(placebo)
 
+    def real_only(self, trainer: Trainer, seed: int) -> Ranker:
+        """Trained on the real rows."""
+        return self.fitted(trainer, None, 0.0, seed)
+
     def fitted(self, trainer: Trainer, added: pa.Table | None, more: float, seed: int) -> Ranker:
         """Trained on the real rows, `more` of their weight, and what is added."""
         real = real_rows(self.events)
@@ -145,9 +156,9 @@ class World:
     drawn: Sequence[tuple[pa.Table, pa.Table]]
 
     @classmethod
-    def of(cls, split: Split, kind: str, seeds: int) -> World:
-        """Fit a translator of `kind`, and draw."""
-        validation, test = benches(split, kind)
+    def of(cls, split: Split, kind: str, prior: PriorMix, seeds: int) -> World:
+        """Fit a translator of `kind` over `prior`, and draw."""
+        validation, test = benches(split, kind, prior)
         return cls(
             validation=validation,
             test=test,
@@ -198,9 +209,8 @@ def users_of(data: Interactions) -> int:
     return len(np.unique(data.rows))
 
 
-def fitted_frequency(split: Split, stage: Stage) -> tuple[Translator, Translator]:
+def fitted_frequency(split: Split, stage: Stage, mix: PriorMix) -> tuple[Translator, Translator]:
     """As of the validation cut, from what the stage leaves visible; and as of the test cut."""
-    mix = Prior.fixed(WINDOW_DAYS, BACKGROUND).mix
     cuts = {"validation_cut": split.validation_cut, "cutoff": split.cut}
     fitted = fit_translator(split.events, **cuts, grid=GRID, mix=mix, seed=0).translator
     before = translator_as_of(
@@ -209,9 +219,8 @@ def fitted_frequency(split: Split, stage: Stage) -> tuple[Translator, Translator
     return before, fitted
 
 
-def fitted_net(split: Split, stage: Stage) -> tuple[Translator, Translator]:
+def fitted_net(split: Split, stage: Stage, mix: PriorMix) -> tuple[Translator, Translator]:
     """The same of a network."""
-    mix = Prior.fixed(WINDOW_DAYS, BACKGROUND).mix
     how = NeuralFit(mix=mix, alphas=GRID.alphas, settings=NeuralSettings(), seed=0)
     cuts = {"validation_cut": split.validation_cut, "cutoff": split.cut}
     fitted = fit_neural(split.events, **cuts, how=how, hidden=stage.hidden)
@@ -221,19 +230,24 @@ def fitted_net(split: Split, stage: Stage) -> tuple[Translator, Translator]:
 FITTED = {"frequency": fitted_frequency, "neural": fitted_net}
 
 
-def benches(split: Split, kind: str) -> tuple[Bench, Bench]:
+PRIORS = {
+    "90 days": lambda _: PriorMix.recent(window_days=WINDOW_DAYS, background=BACKGROUND),
+    "fitted": lambda split: fit_prior(split.events, split.validation_cut, split.cut),
+}
+
+
+def benches(split: Split, kind: str, prior: PriorMix) -> tuple[Bench, Bench]:
     """The validation window, some users stripped of their history, and the test."""
     stage = Stage.of(split.events, validation_cut=split.validation_cut, cutoff=split.cut, seed=0)
-    before, fitted = FITTED[kind](split, stage)
+    before, fitted = FITTED[kind](split, stage, prior)
     visible = stage.visible
     outcomes = split.events.target.between(split.validation_cut, split.cut)
-    prior = PopularityConfig(as_of=split.cut, window_days=WINDOW_DAYS, background=BACKGROUND)
     validation = Bench(
         events=visible,
         test=holdout(visible, outcomes.users, outcomes.items),
         translator=before,
         admitted=stage.hidden,
-        prior=replace(prior, as_of=split.validation_cut),
+        prior=popularity_config(split.validation_cut, prior),
     )
     everybody = np.ones(len(split.events.users), dtype=bool)
     test = Bench(
@@ -241,7 +255,7 @@ def benches(split: Split, kind: str) -> tuple[Bench, Bench]:
         test=split.test,
         translator=fitted,
         admitted=everybody,
-        prior=prior,
+        prior=popularity_config(split.cut, prior),
     )
     return validation, test
 
@@ -262,7 +276,7 @@ def chosen_weight(kind: str, world: World, trainer: Trainer, *, moves_warm: bool
     likelihood = {
         weight: np.mean(
             [
-                likeliest(bench.fitted(trainer, at(rows, weight), 0.0, seed), bench.test)
+                best_likelihood(bench.fitted(trainer, at(rows, weight), 0.0, seed), bench.test)
                 for seed, rows in enumerate(world.on_window)
             ],
             axis=0,
@@ -280,20 +294,32 @@ def chosen_weight(kind: str, world: World, trainer: Trainer, *, moves_warm: bool
     return Choice(kind=kind, weight=weight, best=best)
 
 
-def likeliest(model: Ranker, test: Holdout) -> NDArray[np.float64]:
-    """(B,) log-likelihood of the users' outcomes, under the weight of the prior that suits best."""
-    models = [model]
-    if isinstance(model, IALS):
-        models = [model.with_prior_weight(weight) for weight in PRIOR_WEIGHTS]
-    elif isinstance(model, ImplicitALS):
-        state = model.state()
-        models = []
-        for weight in PRIOR_WEIGHTS:
-            settings = replace(state.settings, prior_weight=weight)
-            models.append(ImplicitALS(settings))
-            models[-1].restore(replace(state, settings=settings))
-    found = [best_likelihood(one, test) for one in models]
-    return max(found, key=lambda likelihood: float(likelihood.mean()))
+def settled(trainer: Trainer, bench: Bench, seeds: int) -> Trainer:
+    """The trainer with the weight of the prior under which its real-only arm is likeliest."""
+    models = [bench.real_only(trainer, seed) for seed in range(seeds)]
+    if isinstance(models[0], Popularity):
+        return trainer
+
+    def likelihood(weight: float) -> float:
+        return float(
+            np.mean([best_likelihood(reweighted(model, weight), bench.test) for model in models])
+        )
+
+    best = max(PRIOR_WEIGHTS, key=likelihood)
+    sys.stderr.write(f"  weight of the prior {best:g}\n")
+    return lambda prior, growth: with_prior_weight(trainer(prior, growth), best)
+
+
+def with_prior_weight(model: Ranker, weight: float) -> Ranker:
+    """An unfitted ranker of the same settings, but for the weight of the prior."""
+    return type(model)(replace(model._config, prior_weight=weight))
+
+
+def reweighted(model: Ranker, weight: float) -> Ranker:
+    """What was fitted under another weight of the prior, which no training depends on."""
+    other = with_prior_weight(model, weight)
+    other.restore(replace(model.state(), settings=other._config))
+    return other
 
 
 def at(rows: pa.Table, weight: float) -> pa.Table | None:
@@ -407,6 +433,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--kind", choices=(*FITTED, "chosen"), default="frequency")
+    parser.add_argument("--prior", choices=tuple(PRIORS), default="90 days")
     parser.add_argument("--windows-back", type=int, choices=range(len(CUTS) - 1), default=0)
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")
@@ -421,7 +448,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if asked.only and asked.only != target:
             continue
         split = read_split(asked.data, data, [source], target, windows_back=asked.windows_back)
-        worlds = {kind: World.of(split, kind, asked.seeds) for kind in kinds}
+        prior = PRIORS[asked.prior](split)
+        sys.stderr.write(f"{prior}\n")
+        worlds = {kind: World.of(split, kind, prior, asked.seeds) for kind in kinds}
         counts = np.bincount(split.events.target.items, minlength=len(split.test.rankable))
         sizes = split.test.sizes
         say(f"\n**{source} → {target}** ({sizes['all']:,} test users)\n\n{HEADER}")
@@ -431,6 +460,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             sys.stderr.write(f"{target}, {name}\n")
             trainer = TRAINERS[name]
+            trainer = settled(trainer, next(iter(worlds.values())).validation, asked.seeds)
             if asked.weight is None:
                 choice = chosen(worlds, trainer, moves_warm=not name.endswith("fold-in"))
             else:

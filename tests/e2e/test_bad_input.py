@@ -311,10 +311,13 @@ def test_no_events_before_the_cut(verb, filled, capsys):
     assert bytes_below(filled / "data") == before
 
 
-def test_too_few_events_to_train_on(filled, capsys):
-    assert scalr(filled, "train", "--as-of", "2026-04-09") == 2
+@pytest.mark.parametrize(
+    ("settings", "why"), [((), "no outcome of "), (("prior.window_days=90",), "only ")]
+)
+def test_too_few_events_to_train_on(filled, capsys, settings, why):
+    assert scalr(filled, "train", "--as-of", "2026-04-09", settings=settings) == 2
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.startswith("scalr: only ")
+    assert last.startswith(f"scalr: {why}")
     assert "import more events" in last
 
 

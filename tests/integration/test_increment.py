@@ -28,7 +28,7 @@ from scalr_ray.jobs.train import train
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchState
 from scalr_ray.offline_store.cluster import ray_session
-from scalr_ray.translator import PriorMix, load_translator
+from scalr_ray.translator import load_translator
 from scalr_ray.translator.protocol import log_softmax, mask_entries
 
 pytestmark = [*OPENS_FEAST, pytest.mark.ray, pytest.mark.usefixtures("one_ray")]
@@ -225,9 +225,8 @@ def test_a_batch_is_drawn_under_the_prior_of_its_time(journey):
         events = workspace.training_events(step.as_of)
     model = load_translator(Path(record.path))
     assert record.train_cutoff < step.as_of
-    prior = PriorMix.recent(window_days=90, background=0.01).of_counts(
-        *counted(journey, model.target_items.ids.to_pylist(), step.as_of)
-    )
+    items = model.target_items.ids.to_pylist()
+    prior = model.mix.of_counts(*counted(journey, items, step.as_of, model.mix.windows_days))
     assert not np.allclose(prior, model.prior, rtol=1e-3)
     coded = events.under(model.source_items, model.target_items)
     ids = sorted(set(batch["user_id"].to_pylist()))
@@ -247,8 +246,10 @@ def test_a_batch_is_drawn_under_the_prior_of_its_time(journey):
         )
 
 
-def counted(journey: Journey, items: list[str], as_of: datetime) -> tuple[list, list]:
-    """Pairs by the first event that is visible, in 90 days and ever: by brute force."""
+def counted(
+    journey: Journey, items: list[str], as_of: datetime, look_backs: tuple[int | None, ...]
+) -> tuple[list, list]:
+    """Pairs by the first event that is visible, in each look-back: by brute force."""
     rows = ds.dataset(Layout.of(journey.repo).events("target_events")).to_table().to_pylist()
     firsts: dict[tuple[str, str], tuple[datetime, datetime]] = {}
     for row in rows:
@@ -256,10 +257,14 @@ def counted(journey: Journey, items: list[str], as_of: datetime) -> tuple[list, 
         if happened < as_of and known <= as_of:
             pair, appears = (row["user_id"], row["item_id"]), max(happened + MICROSECOND, known)
             firsts[pair] = min(firsts.get(pair, (happened, appears)), (happened, appears))
-    windows = (
-        [item for (_, item), (_, appears) in firsts.items() if appears > as_of - 90 * DAY],
-        [item for _, item in firsts],
-    )
+    windows = [
+        [
+            item
+            for (_, item), (_, appears) in firsts.items()
+            if days is None or appears > as_of - days * DAY
+        ]
+        for days in look_backs
+    ]
     counts = [np.array([window.count(item) for item in items]) for window in windows]
     return counts, [np.array(len(window)) for window in windows]
 

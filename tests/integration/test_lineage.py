@@ -18,6 +18,7 @@ from scheduled_runs import SETTINGS, make_repo, middle_of, small_log
 
 from scalr_ray import Scalr
 from scalr_ray.core.events import synthetic_event_schema
+from scalr_ray.learn.prior import LOOK_BACKS
 from scalr_ray.ledger import BatchState
 
 if TYPE_CHECKING:
@@ -162,9 +163,9 @@ def test_runs_differ_in_what_was_set_and_what_came_of_it(repo, scalr):
     first, second = (records[version].run_id for version in (repo.version, repo.other_version))
     found = {each.what: (each.first, each.second) for each in scalr.compare(first, second)}
     assert found["seed"] == found["config.seed"] == (0, 7)
-    assert found["config.prior.window_days"] == (90, 60)
+    assert found["config.prior.window_days"] == ("auto", 60)
     assert found["translator"] == ([repo.version], [repo.other_version])
-    assert found["translator.metrics.window_days"] == (90, 60)
+    assert found["translator.metrics.prior_windows_days"] == (list(LOOK_BACKS), [60, None])
     assert "code" not in found
     assert "config.domains.target" not in found
     assert scalr.compare(first, first) == []

@@ -21,10 +21,10 @@ from scalr_ray.jobs.sdk import Scalr
 from scalr_ray.jobs.train import default_validation_cut
 from scalr_ray.jobs.trial import Stage
 from scalr_ray.jobs.workspace import Workspace
-from scalr_ray.learn import Prior
 from scalr_ray.learn.neural.fit import stopping_task
 from scalr_ray.learn.neural.task import TrainingTask
 from scalr_ray.offline_store.engine import Engine
+from scalr_ray.translator.prior_mix import PriorMix
 
 pytestmark = pytest.mark.feast
 
@@ -130,7 +130,7 @@ def test_what_becomes_known_after_the_cut_changes_no_bit_of_what_a_net_learns_fr
 
 
 def test_rows_may_be_made_on_a_cluster_where_ray_train_takes_them_from_there(repo):
-    prior = Prior.fixed(90, 0.1)
+    prior = PriorMix.recent(window_days=90, background=0.1)
 
     def engine(*settings: str) -> Engine | None:
         workspace = Workspace(repo, (*SETTINGS, *settings), Progress())

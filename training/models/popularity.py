@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,15 @@ class PopularityConfig:
         as_of: T; rows at T or later do not count.
         window_days: rows of the last so many days before T are recent; None takes all for recent.
         background: weight of any row, recent or not, against a recent one.
+        mix: look-backs as (days, weight), ascending, None (all time) the last: the shares that
+            items have in them are mixed, and `window_days` and `background` are not asked. A
+            look-back without rows stands for the next longer one.
     """
 
     as_of: datetime
     window_days: int | None = 90
     background: float = 0.01
+    mix: tuple[tuple[int | None, float], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning."""
@@ -43,6 +48,21 @@ class PopularityConfig:
             raise UsageError(f"window_days is {self.window_days}; write at least 1, or None")
         if self.background <= 0:
             raise UsageError(f"background is {self.background}; it must lie above 0")
+        if self.mix:
+            self._check_mix()
+
+    def _check_mix(self) -> None:
+        *days, last = [days for days, _ in self.mix]
+        weights = [weight for _, weight in self.mix]
+        ascending = all(
+            one is not None and other is not None and one < other
+            for one, other in pairwise([0, *days])
+        )
+        if last is not None or not ascending or min(weights) < 0 or weights[-1] <= 0:
+            raise UsageError(
+                f"mix is {self.mix}; write (days, weight) by days, ascending, and (None, weight), "
+                "all time, last, whose weight lies above 0"
+            )
 
 
 def log_popularity(interactions: Interactions, config: PopularityConfig) -> NDArray[np.float64]:
@@ -51,18 +71,40 @@ def log_popularity(interactions: Interactions, config: PopularityConfig) -> NDAr
     The popularity of an item is the weight of its recent real rows, plus `background` times the
     weight of all its real rows.
     """
-    items = interactions.shape[1]
-    cut = to_micros(config.as_of)
-    counted = ~interactions.is_synthetic & (interactions.timestamps < cut)
-    recent = counted
-    if config.window_days is not None:
-        first = cut - config.window_days * (DAY // _MICROSECOND)
-        recent = counted & (interactions.timestamps >= first)
-    row_mass = interactions.weights * (recent + config.background * counted)
-    mass = np.bincount(interactions.cols, weights=row_mass, minlength=items)
-    mass = np.maximum(mass, _UNSEEN_EVENTS * config.background)
+    ever = _mass_since(interactions, config.as_of, None)
+    if config.mix:
+        mass = _mixed_shares(interactions, config)
+        unseen = _UNSEEN_EVENTS * config.mix[-1][1] / max(ever.sum(), _UNSEEN_EVENTS)
+    else:
+        recent = _mass_since(interactions, config.as_of, config.window_days)
+        mass = recent + config.background * ever
+        unseen = _UNSEEN_EVENTS * config.background
+    mass = np.maximum(mass, unseen)
     shares: NDArray[np.float64] = mass / mass.sum()
     return np.log(shares)
+
+
+def _mixed_shares(interactions: Interactions, config: PopularityConfig) -> NDArray[np.float64]:
+    """(I,) the shares of the look-backs, mixed; 0 for an item without rows."""
+    shares = mixed = np.zeros(interactions.shape[1])
+    for days, weight in reversed(config.mix):
+        mass = _mass_since(interactions, config.as_of, days)
+        if mass.any():
+            shares = mass / mass.sum()
+        mixed = mixed + weight * shares
+    return mixed
+
+
+def _mass_since(
+    interactions: Interactions, as_of: datetime, days: int | None
+) -> NDArray[np.float64]:
+    """(I,) the weight of each item's real rows of so many days before a time, None for all."""
+    cut = to_micros(as_of)
+    counted = ~interactions.is_synthetic & (interactions.timestamps < cut)
+    if days is not None:
+        counted &= interactions.timestamps >= cut - days * (DAY // _MICROSECOND)
+    weights, items = interactions.weights * counted, interactions.shape[1]
+    return np.bincount(interactions.cols, weights, minlength=items).astype(np.float64, copy=False)
 
 
 class Popularity:

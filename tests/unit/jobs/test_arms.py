@@ -25,7 +25,10 @@ from scalr_ray.jobs.arms import (
     trainer_config,
 )
 from scalr_ray.learn import TrainingEvents
+from scalr_ray.learn.prior import prior_as_of
+from scalr_ray.translator.prior_mix import PriorMix
 from training.models import Interactions
+from training.models.popularity import log_popularity
 
 CUT = day(10)
 
@@ -141,10 +144,27 @@ def test_outcome_codes_are_minus_one_where_unknown():
     assert found_items.tolist() == [1, 0, -1]
 
 
-def test_the_trainer_looks_back_from_the_cut():
-    config = trainer_config(CUT, window_days=7, background=0.5)
-    assert config.prior.as_of == CUT
-    assert (config.prior.window_days, config.prior.background) == (7, 0.5)
+@given(
+    target=st.lists(st.tuples(users, items, days), min_size=1, max_size=14),
+    mix=st.sampled_from(
+        [
+            PriorMix.recent(window_days=3, background=0.5),
+            PriorMix(windows_days=(2, 6, None), weights=(0.5, 0.2, 0.3)),
+            PriorMix(windows_days=(None,), weights=(1.0,)),
+        ]
+    ),
+)
+def test_the_trainer_has_the_prior_of_the_translator(target, mix):
+    source = [(f"u{n}", "s", 0) for n in range(4)]
+    coded = TrainingEvents.of(event_table(source, "source"), event_table(target, "target"))
+    events = coded.as_of(CUT)
+    assume(len(events.target))
+    data = code_rows(real_rows(events), events)
+    popularity = np.exp(log_popularity(data, trainer_config(CUT, mix).prior))
+    prior = prior_as_of(events, CUT, kind="frequency", mix=mix)
+    seen = prior > 0
+    np.testing.assert_allclose(popularity[seen] / popularity[seen].sum(), prior[seen])
+    assert (popularity[~seen] > 0).all()
 
 
 @pytest.mark.parametrize("count", [0, 1, 511, 512, 513, 1300])

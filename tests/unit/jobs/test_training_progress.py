@@ -16,12 +16,12 @@ from rich.console import Console
 from scalr_ray.core.config import load_config
 from scalr_ray.jobs.fitting import Shown, _Trainings
 from scalr_ray.jobs.progress import Progress
-from scalr_ray.learn import Prior
 from scalr_ray.learn.neural import pace
 from scalr_ray.learn.neural.loop import LoopSettings
 from scalr_ray.learn.neural.pace import Progress as Pace
 from scalr_ray.learn.neural.task import TrainingTask
 from scalr_ray.translator.neural.features import FeatureSpec
+from scalr_ray.translator.prior_mix import PriorMix
 
 ITEMS = 20
 
@@ -50,7 +50,7 @@ def task() -> TrainingTask:
 
 
 def train(workspace, asked: TrainingTask) -> list[str]:
-    trainings = _Trainings(workspace, Prior.fixed(90, 0.1))
+    trainings = _Trainings(workspace, PriorMix.recent(window_days=90, background=0.1))
     trainings.train(asked, lambda _, __: None)
     return workspace.written.getvalue().splitlines()
 
@@ -80,7 +80,7 @@ def test_features_that_are_not_learned_from_are_told_once(workspace):
     shape = replace(asked.shape, item_features=spec)
     encoded = spec.encode(served.take([0] * ITEMS))
     asked = replace(asked, shape=shape, catalogue=replace(asked.catalogue, features=encoded))
-    trainings = _Trainings(workspace, Prior.fixed(90, 0.1))
+    trainings = _Trainings(workspace, PriorMix.recent(window_days=90, background=0.1))
     for name in ("validation", "final"):
         trainings.train(replace(asked, name=name), lambda _, __: None)
     lines = workspace.written.getvalue().splitlines()

@@ -11,7 +11,14 @@ from scipy import stats
 from small_worlds import day, domain_tables, event_table, matrix, quantile_day
 
 from scalr_ray.core.config import ScalrConfig, WeightSettings
-from scalr_ray.jobs.arms import Holdout
+from scalr_ray.jobs.arms import (
+    Holdout,
+    best_likelihood,
+    best_prior_weight,
+    code_rows,
+    real_rows,
+    trainer_config,
+)
 from scalr_ray.jobs.drawing import decays
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.trial import (
@@ -27,6 +34,7 @@ from scalr_ray.jobs.trial import (
 from scalr_ray.learn import TrainingEvents, translator_as_of
 from scalr_ray.simulate import World, WorldConfig
 from scalr_ray.translator import PriorMix, Strength, Vocabulary
+from training.models import IALS
 
 CUT = day(10)
 
@@ -199,9 +207,22 @@ def try_out(
     translator = translator_as_of(stage.visible, start, strength=STRENGTH, mix=MIX)
     around = Surroundings.none(translator)
     found = run_trial(
-        stage, translator, config, window_days=90, advance=steps.append, around=around
+        stage, translator, config, prior_weight=0.05, advance=steps.append, around=around
     )
     return found, steps
+
+
+def test_the_prior_weighs_what_suits_a_model_of_real_events(planted):
+    events, start, end = planted
+    stage = Stage.of(events.as_of(end).compact(), validation_cut=start, cutoff=end, seed=0)
+    found = best_prior_weight(stage.visible, stage.test, start, MIX)
+    rows, reached = code_rows(real_rows(stage.visible), stage.visible), {}
+    for weight in (0.02, 0.05, 0.1, 0.2, 0.4):
+        model = IALS(trainer_config(start, MIX, prior_weight=weight))
+        model.fit(rows, seed=0)
+        reached[weight] = best_likelihood(model, stage.test).mean()
+    assert found == max(reached, key=reached.__getitem__)
+    assert max(reached.values()) > min(reached.values()) + 0.01
 
 
 def test_a_trial_trains_what_it_announces_and_repeats_to_the_last_bit(planted):

@@ -41,6 +41,14 @@ def table(*rows):
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
+def spread_over_days(given_rows):
+    """Days after noon in the place of minutes."""
+    days = [NOON + timedelta(days=row[2]) for row in given_rows]
+    return table(*given_rows).set_column(
+        2, "event_timestamp", pa.array(days, type=SCHEMA.field(2).type)
+    )
+
+
 rows = st.tuples(
     st.sampled_from(["a", "b", "c"]),
     st.integers(1, 4),
@@ -149,13 +157,7 @@ def test_a_null_is_refused(name):
 @settings(deadline=None)
 @given(st.lists(rows, min_size=1, max_size=15), st.integers(0, 6), st.integers(1, 3))
 def test_popularity_equals_its_definition(given_rows, minute, window_days):
-    events = table(*given_rows)
-    moved = pa.array(
-        [NOON + timedelta(days=row[2]) for row in given_rows], type=SCHEMA.field(2).type
-    )
-    data = Interactions.from_arrow(
-        events.set_column(2, "event_timestamp", moved), items=[1, 2, 3, 4]
-    )
+    data = Interactions.from_arrow(spread_over_days(given_rows), items=[1, 2, 3, 4])
     as_of = NOON + timedelta(days=minute)
     mass = np.full(4, 0.0)
     for code, weight, when, synthetic in zip(
@@ -170,9 +172,39 @@ def test_popularity_equals_its_definition(given_rows, minute, window_days):
     np.testing.assert_allclose(log_popularity(data, config), np.log(mass / mass.sum()))
 
 
+@settings(deadline=None)
+@given(st.lists(rows, min_size=1, max_size=15), st.integers(0, 6))
+def test_mixed_popularity_equals_its_definition(given_rows, day):
+    data = Interactions.from_arrow(spread_over_days(given_rows), items=[1, 2, 3, 4])
+    as_of = NOON + timedelta(days=day)
+    masses = []
+    for days in (1, 3, None):
+        mass = np.zeros(4)
+        for code, weight, when, synthetic in zip(
+            data.cols, data.weights, data.timestamps, data.is_synthetic, strict=True
+        ):
+            old = days is not None and when < to_micros(as_of - timedelta(days=days))
+            if not synthetic and when < to_micros(as_of) and not old:
+                mass[code] += weight
+        masses.append(mass)
+    rows_ever = masses[2].sum()
+    ever = masses[2] / max(rows_ever, 0.5)
+    longer = masses[1] / masses[1].sum() if masses[1].any() else ever
+    recent = masses[0] / masses[0].sum() if masses[0].any() else longer
+    config = PopularityConfig(as_of=as_of, mix=((1, 0.6), (3, 0.3), (None, 0.1)))
+    wanted = 0.6 * recent + 0.3 * longer + 0.1 * ever
+    wanted = np.maximum(wanted, 0.1 * 0.5 / max(rows_ever, 0.5))
+    wanted /= wanted.sum()
+    np.testing.assert_allclose(log_popularity(data, config), np.log(wanted))
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
+        ({"as_of": NOON, "mix": ((7, 1.0),)}, "mix"),
+        ({"as_of": NOON, "mix": ((7, 0.5), (3, 0.2), (None, 0.3))}, "mix"),
+        ({"as_of": NOON, "mix": ((7, -0.5), (None, 1.5))}, "mix"),
+        ({"as_of": NOON, "mix": ((7, 1.0), (None, 0.0))}, "mix"),
         ({"as_of": NOON.replace(tzinfo=None)}, "time zone"),
         ({"as_of": NOON, "window_days": 0}, "window_days"),
         ({"as_of": NOON, "background": 0.0}, "background"),

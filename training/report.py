@@ -26,11 +26,16 @@ popularity           {real, synthetic: [events per item]}
 alignment            {by, before, after, target: [share of each bucket], kept_frac}
 gate                 [{check, passed, value, threshold, detail}]
 counts, timings_s, versions, command, config_fingerprint
+origins              of several batches: {rows: [{batch_id, as_of, until, published, verdict,
+                     test_users, ndcg: {arm: {segment: value}}, lifts: {comparison: {segment:
+                     interval of NDCG}}}], left_out: [{batch_id, as_of, why}], published,
+                     pooled: {test_users, ndcg, and the lifts as above}}, the oldest first
 ```
 
-Segments are `all`, `hidden` and `warm`; lifts are relative (0.5 is +50 %). Every part is optional:
-the page says what was not measured. In `synthetic` the events are mixed in as rows; earlier
-reports have no arm that they are folded into.
+Of several batches, verdict, sentence and better way are those of all together; all else but
+`origins` is of the newest. Segments are `all`, `hidden` and `warm`; lifts are relative (0.5 is
++50 %). Every part is optional: the page says what was not measured. In `synthetic` the events are
+mixed in as rows; earlier reports have no arm that they are folded into.
 """
 
 from __future__ import annotations

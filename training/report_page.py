@@ -22,6 +22,7 @@ from training.report_markup import (
     table,
     text,
 )
+from training.report_origins import over_cuts, published_of_cuts
 from training.report_plots import calibration_plot, coverage_plot, lift_plot, popularity_plot
 from training.report_sections import (
     alignment,
@@ -65,6 +66,7 @@ def render(result: Tree) -> str:
     title = _HEADLINES.get(verdict, verdict)
     sections = (
         _verdict(result, verdict, title),
+        over_cuts(result),
         section("Lift", "lift", _lift_figure(result)),
         section("Fewer events", "volume", volume(result)),
         section("Downstream model", "arms", _arms_table(result)),
@@ -102,6 +104,8 @@ def _verdict(result: Tree, verdict: str, title: str) -> str:
 
 
 def _published(result: Tree) -> str:
+    if result.get("origins"):
+        return published_of_cuts(result["origins"])
     if result.get("published"):
         return "<strong>Published.</strong> The synthetic events are in the offline store."
     failed = [

@@ -28,10 +28,13 @@ would have been: the least lift that is found in four of five such measurements.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TypeVar
+
+from scipy import stats
 
 from scalr_ray.core.errors import UnderpoweredError
 from training.bootstrap import Interval
@@ -109,17 +112,22 @@ def judge(
 
 
 def decides(
-    verdict: Verdict, lift_over_real: Mapping[str, Mapping[str, Interval]], *, users: int
+    verdict: Verdict,
+    lift_over_real: Mapping[str, Mapping[str, Interval]],
+    *,
+    users: int,
+    cuts: int = 1,
 ) -> bool:
     """Whether the synthetic events help, yes or no.
 
     Args:
         verdict: as `judge` gave it.
         lift_over_real: what it was given.
-        users: number of test users.
+        users: number of test users, of all cuts.
+        cuts: over how many it was measured.
 
     Raises:
-        UnderpoweredError: it cannot be told; the message says how many users it would take.
+        UnderpoweredError: it cannot be told; the message says how many users or cuts it would take.
     """
     if verdict is not Verdict.CANNOT_TELL:
         return verdict is Verdict.HELPS
@@ -129,12 +137,20 @@ def decides(
         raise UnderpoweredError(
             f"{users} test users tell nothing; measure later, or with an earlier cut"
         )
+    found = (
+        f"of all users' NDCG no lift below {100 * lift.detectable:.0f} % is found in four of five "
+        "such measurements"
+    )
+    if cuts > 1 and users >= MIN_USERS:
+        raise UnderpoweredError(
+            f"{cuts} cuts cannot decide: {found}; about {_cuts_needed(cuts, width):,} like them "
+            "would do: give more batches, or later, when more has happened"
+        )
     # The width falls with the root of the number of users.
     needed = max(MIN_USERS, math.ceil(users * max(1.0, width / MAX_WIDTH) ** 2))
     raise UnderpoweredError(
-        f"{users} test users cannot decide: of all users' NDCG no lift below "
-        f"{100 * lift.detectable:.0f} % is found in four of five such measurements; about "
-        f"{needed:,} would do: measure later, or over several cuts"
+        f"{users} test users cannot decide: {found}; about {needed:,} would do: measure later, or "
+        "over several cuts"
     )
 
 
@@ -152,6 +168,21 @@ def segments_read(users: Mapping[str, int]) -> list[str] | None:
 def ndcg_of(metrics: Mapping[str, Of]) -> Of:
     """What is told of NDCG among the metrics of a segment, at whatever k."""
     return next(interval for name, interval in metrics.items() if name.startswith(_METRIC))
+
+
+def _cuts_needed(cuts: int, width: float) -> int:
+    """Of so many cuts the interval over them would be narrow enough, were they all alike."""
+    most = min(1.0, MAX_WIDTH / width) * _reach(cuts) / math.sqrt(cuts)
+    # Student's quantiles lie above the normal one, so fewer cannot do.
+    least = max(cuts + 1, math.floor((_reach(math.inf) / most) ** 2))
+    return next(
+        number for number in itertools.count(least) if _reach(number) <= most * math.sqrt(number)
+    )
+
+
+def _reach(cuts: float) -> float:
+    """Half the width of a t-interval over so many cuts, in standard errors."""
+    return float(stats.t.ppf(0.975, cuts - 1))
 
 
 def _helps(real: Mapping[str, Interval], placebo: Mapping[str, Interval], segment: str) -> bool:

@@ -153,10 +153,13 @@ def backfill(session: Session, start: str, end: str, every: str, kind: str | Non
 @cli.command()
 @options.takes("evaluate")
 @pass_session
-def evaluate(session: Session, batch: str | None, out: Path, *, decide: bool) -> None:
-    """Measure a batch (default: the newest) on the events after its cut; write a report."""
+def evaluate(session: Session, batches: tuple[str, ...], out: Path, *, decide: bool) -> None:
+    """Measure batches (default: the newest) on the events after their cuts; write a report.
+
+    Of several, each is measured on the events up to the cut of the next; the verdict is of all.
+    """
     with session.open() as scalr:
-        result = scalr.evaluate(out, batch, command=_command())
+        result = scalr.evaluate(out, *batches, command=_command())
         session.show_report(result, out)
     if decide:
         from scalr_ray.jobs.evaluation_result import decided

@@ -194,9 +194,13 @@ class Session:
         if self.as_json:
             click.echo((out / "report.json").read_text(encoding="utf-8"))
             return
+        published = "published" if result["published"] else "not published"
+        if (origins := result.get("origins")) is not None:
+            published = f"{origins['published']} of {len(origins['rows'])} batches published"
+            print_table(_origin_table(result, origins))
+            click.echo(f"Of the newest cut alone, {result['as_of'][:16].replace('T', ' ')}:")
         print_table(_metric_table(result))
         print_table(_lift_table(result))
-        published = "published" if result["published"] else "not published"
         click.echo(f"Verdict: {result['verdict']} ({published})")
         click.echo(str(result["sentence"]))
         for caution in result["cautions"]:
@@ -236,6 +240,20 @@ def _lift_table(result: Mapping[str, Any]) -> Table:
     for title, group in _LIFTS:
         cells = [_interval(result[group].get(segment, {}).get(ndcg)) for segment in segments]
         table.add_row(title, *cells)
+    return table
+
+
+def _origin_table(result: Mapping[str, Any], origins: Mapping[str, Any]) -> Table:
+    segments = list(result["arms"]["real_only"])
+    ndcg = next(iter(result["arms"]["real_only"]["all"]))
+    table = new_table(f"lift of {_label(ndcg)} as of", "test users", *segments, "alone")
+    for row in origins["rows"]:
+        cells = [_interval(row["lifts"]["lift"].get(segment)) for segment in segments]
+        users = f"{row['test_users']['all']:,}"
+        table.add_row(row["as_of"][:16].replace("T", " "), users, *cells, row["verdict"])
+    pooled = origins["pooled"]
+    cells = [_interval(pooled["lift"].get(segment, {}).get(ndcg)) for segment in segments]
+    table.add_row("all cuts", f"{pooled['test_users']['all']:,}", *cells, result["verdict"])
     return table
 
 

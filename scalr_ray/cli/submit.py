@@ -205,7 +205,7 @@ def _as_arguments(params: Sequence[click.Parameter], given: dict[str, Any]) -> l
             continue
         text = str(value.resolve() if isinstance(value, Path) else value)
         if isinstance(param, click.Argument):
-            positional.append(text)
+            positional.extend(value if param.nargs == -1 else [text])
         elif value is True:
             named.append(param.opts[0])
         else:

@@ -18,7 +18,8 @@ trial.py      would a downstream model gain by such events? asked on the validat
 weight_rule.py  which weight of the events the window speaks for
 arms.py       the same model trained on several sets, measured on the same users
 evaluate.py   the answer on outcomes after T, and the report (evaluation_result.py: what it says;
-              example_users.py: what was drawn for some users, beside what they did)
+              example_users.py: what was drawn for some users, beside what they did;
+              origins.py: several batches, each up to the next, and what all of them say)
 demo.py       all of it, from an event log or a simulated world
 status.py     how the repository stands, and what to do next
 metrics.py    what Prometheus is told; measuring.py records it where Ray is up

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
-from scalr_ray.core.errors import DataError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.core.keyed import id_keys, keyed_uniform, stream_seed
 from scalr_ray.learn import TrainingEvents
@@ -67,7 +67,7 @@ def holdout(events: TrainingEvents, users: NDArray[np.int64], items: NDArray[np.
         items: item code per outcome, -1 for an item that is not.
 
     Raises:
-        DataError: nobody can be tested.
+        TooLittleData: nobody can be tested.
     """
     shape = (len(events.users), len(events.target_items))
     own = events.own()
@@ -79,7 +79,7 @@ def holdout(events: TrainingEvents, users: NDArray[np.int64], items: NDArray[np.
     has_source = np.diff(events.history().indptr) > 0
     tested = np.flatnonzero(has_source & (np.diff(new.indptr) > 0))
     if not tested.size:
-        raise DataError(
+        raise TooLittleData(
             "nobody has source events before the cut and new target events after it; choose an "
             "earlier cut or import more events"
         )

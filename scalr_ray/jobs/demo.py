@@ -132,7 +132,7 @@ def _run(
         progress.note(f"{batch.batch_id} is published: {batch.rows:,} synthetic events")
     else:
         progress.note(f"the gate refused {batch.batch_id}: {audited.record.reason}")
-    result = evaluate(workspace, out=out, batch_id=batch.batch_id, command=command)
+    result = evaluate(workspace, out=out, batch_ids=[batch.batch_id], command=command)
     if audited.accepted:
         result["upkeep"] = keep_and_take_back(workspace, batch)
         write_report(out, result)

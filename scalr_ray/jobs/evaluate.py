@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from scalr_ray.core.clock import EPOCH
-from scalr_ray.core.errors import UsageError
+from scalr_ray.core.errors import TooLittleData
 from scalr_ray.generate import Coding, plan_users
 from scalr_ray.jobs import open_lineage
 from scalr_ray.jobs.arms import (
@@ -47,6 +47,16 @@ from scalr_ray.jobs.evaluation_result import (
     volume_of,
 )
 from scalr_ray.jobs.example_users import example_users
+from scalr_ray.jobs.origins import (
+    Asked,
+    Measured,
+    asked_of,
+    batches_of,
+    left_out,
+    measured_at,
+    pooled_of,
+    refuse_fewer_than_two,
+)
 from scalr_ray.jobs.reports import told_of_report
 from scalr_ray.jobs.surroundings import Surroundings
 from scalr_ray.jobs.workspace import TARGET_VIEW, Workspace
@@ -65,63 +75,99 @@ _ANY_HISTORY = 1e9  # events it takes until a user's weight has fallen
 
 
 def evaluate(
-    workspace: Workspace, *, out: Path, batch_id: str | None = None, command: str = ""
+    workspace: Workspace, *, out: Path, batch_ids: Sequence[str] = (), command: str = ""
 ) -> dict[str, Any]:
-    """Measure a batch on the target events from its cut on, and write the report into `out`.
+    """Measure batches on the target events from their cuts on, and write the report into `out`.
 
+    One batch is measured on all that came. Of several, each is an origin, measured on what came up
+    to the cut of the next; the verdict is that of all, the rest of the report of the newest.
     A batch that the gate refused is measured too, from its staged rows, so that the refusal can be
     judged; it stays unpublished.
 
     Args:
         workspace: an opened repository.
         out: folder of `report.html` and `report.json`.
-        batch_id: the batch; None takes the newest.
+        batch_ids: the batches, in any order; none takes the newest.
         command: what the user called, for the report.
 
     Returns:
         The content of `report.json`.
 
     Raises:
-        UsageError: there is no batch.
-        DataError: there are no outcomes to measure on.
+        UsageError: there is no such batch, or two have one cut.
+        TooLittleData: nobody can be tested; of several batches, at all or all but one. Others at
+            which nobody can be are left out, and noted.
     """
-    progress = workspace.progress
     with workspace.run("evaluate") as run:
-        subject = _subject(workspace, batch_id)
-        tables = _pull_arms(workspace, subject)
-        arms, volume = _train_arms(workspace, subject, tables)
-        with progress.stage("Rank with the translator, its prior and recent popularity"):
-            rankers, baselines = _rank(workspace, subject)
-        with progress.stage("Paired bootstrap over users and seeds"):
-            result = result_of(workspace, subject, arms, rankers, baselines)
-            result["volume"] = volume_of(workspace, subject, volume, arms["real_only"])
-        result["calibration"] = calibration_of(subject) if subject.ranks else []
-        result["examples"] = example_users(workspace, subject, _rows_of(workspace, subject.batch))
-        result["popularity"] = popularity_of(subject, tables["synthetic"][0])
+        origins = asked_of(workspace.ledger, batch_ids)
+        if len(origins) == 1:
+            subject = _subject(workspace, origins[0])
+            result, _ = _measure_closely(workspace, subject)
+        else:
+            result = _measure_over(workspace, origins)
         result["command"] = command
         result["timings_s"] = {
-            name: round(seconds, 3) for name, seconds in progress.timings_s.items()
+            name: round(seconds, 3) for name, seconds in workspace.progress.timings_s.items()
         }
         write_report(out, result)
+        names = batches_of(result)
         run.metrics.update(told_of_lifts(result))
-        run.metrics.update(told_of_report(subject.batch.batch_id, out))
+        run.metrics.update(told_of_report(names, out))
         open_lineage.reads(
-            open_lineage.batch(workspace.config.project, subject.batch.batch_id),
+            *(open_lineage.batch(workspace.config.project, name) for name in names),
             *workspace.event_folders(),
         )
         open_lineage.writes(open_lineage.folder(out.resolve()))
     return result
 
 
-def _subject(workspace: Workspace, batch_id: str | None) -> Subject:
-    ledger = workspace.ledger
-    batch = ledger.latest_batch() if batch_id is None else ledger.batch(batch_id)
-    if batch is None:
-        raise UsageError("there is no batch to evaluate; run `scalr run` first")
-    record = ledger.translator(batch.translator_version)
+def _measure_closely(
+    workspace: Workspace, subject: Subject
+) -> tuple[dict[str, Any], dict[str, ArmResult]]:
+    """All that the report says of one batch, and its arms."""
+    progress = workspace.progress
+    tables = _pull_arms(workspace, subject)
+    arms, volume = _train_arms(workspace, subject, tables, _SHARES)
+    with progress.stage("Rank with the translator, its prior and recent popularity"):
+        rankers, baselines = _rank(workspace, subject)
+    with progress.stage("Paired bootstrap over users and seeds"):
+        result = result_of(workspace, subject, arms, rankers, baselines)
+        result["volume"] = volume_of(workspace, subject, volume, arms["real_only"])
+    result["calibration"] = calibration_of(subject) if subject.ranks else []
+    result["examples"] = example_users(workspace, subject, _rows_of(workspace, subject.batch))
+    result["popularity"] = popularity_of(subject, tables["synthetic"][0])
+    return result, arms
+
+
+def _measure_over(workspace: Workspace, origins: Sequence[Asked]) -> dict[str, Any]:
+    """The verdict over several origins, the newest first; of that one, all that there is to say."""
+    result: dict[str, Any] = {}
+    measured: list[Measured] = []
+    left: list[dict[str, Any]] = []
+    for asked in origins:
+        workspace.progress.note(asked.title)
+        try:
+            subject = _subject(workspace, asked)
+        except TooLittleData as error:
+            left.append(left_out(workspace, asked, error))
+            continue
+        if measured:
+            tables = _pull_arms(workspace, subject)
+            arms, _ = _train_arms(workspace, subject, tables)
+        else:
+            result, arms = _measure_closely(workspace, subject)
+        measured.append(measured_at(workspace, asked, subject, arms))
+    refuse_fewer_than_two(len(measured), left)
+    with workspace.progress.stage("Put the origins together"):
+        return pooled_of(workspace, result, measured, left)
+
+
+def _subject(workspace: Workspace, asked: Asked) -> Subject:
+    batch = asked.batch
+    record = workspace.ledger.translator(batch.translator_version)
     with workspace.progress.stage("Pull what was visible, and the outcomes, through Feast"):
         events = workspace.training_events(batch.as_of)
-        outcomes = pull_outcomes(workspace.store, TARGET_VIEW, start=batch.as_of)
+        outcomes = pull_outcomes(workspace.store, TARGET_VIEW, start=batch.as_of, end=asked.until)
     outcomes = outcomes.filter(pc.equal(outcomes["domain"], workspace.config.domains.target))
     test = holdout(events, *outcome_codes(outcomes, events.users, events.target_items))
     sizes = test.sizes
@@ -245,9 +291,12 @@ def _thinned(mixed: pa.Table, share: float) -> pa.Table:
 
 
 def _train_arms(
-    workspace: Workspace, subject: Subject, tables: Mapping[str, list[pa.Table]]
+    workspace: Workspace,
+    subject: Subject,
+    tables: Mapping[str, list[pa.Table]],
+    shares: Sequence[float] = (),
 ) -> tuple[dict[str, ArmResult], dict[int, ArmResult]]:
-    """The arms by name, and those with fewer synthetic events, mixed in, by how many."""
+    """The arms by name, and those with a share of the synthetic events, mixed in, by how many."""
     config = workspace.config
     prior_weight = subject.record.metrics.get("prior_weight", IALSConfig.prior_weight)
     settings = trainer_config(
@@ -257,7 +306,7 @@ def _train_arms(
     folded_in = replace(settings, synthetic="fold-in")
     recipes = [(name, seeds, settings) for name, seeds in tables.items()]
     recipes.append(("folded_in", tables["synthetic"], folded_in))
-    fewer = [[_thinned(seed, share) for seed in tables["synthetic"]] for share in _SHARES]
+    fewer = [[_thinned(seed, share) for seed in tables["synthetic"]] for share in shares]
 
     def trained(seeds: list[pa.Table], how: IALSConfig) -> ArmResult:
         arm = downstream_arm(seeds, how, subject.events, subject.test, config.evaluation.k)
@@ -303,9 +352,9 @@ def _rank(
     return rankers, baselines
 
 
-def _job(workspace: Workspace, batch: str | None, out: Path, *, decide: bool) -> Told:
-    """Measure a batch (default: the newest) on the events after its cut; write a report."""
-    result = evaluate(workspace, out=out, batch_id=batch, command=shlex.join(sys.argv))
+def _job(workspace: Workspace, batches: Sequence[str], out: Path, *, decide: bool) -> Told:
+    """Measure batches (default: the newest) on the events after their cuts; write a report."""
+    result = evaluate(workspace, out=out, batch_ids=batches, command=shlex.join(sys.argv))
     sentence = f"{result['verdict']}: {result['sentence']} Report: {out / 'report.html'}"
     return Told(record=result, sentence=sentence, refused=decide and not decided(result))
 

@@ -183,24 +183,32 @@ def decided(result: Mapping[str, Any]) -> bool:
     Raises:
         UnderpoweredError: it cannot be told.
     """
+    told, cuts = _read_for_verdict(result)
     lift = {
-        segment: {name: Interval.from_json(told) for name, told in metrics.items()}
-        for segment, metrics in result["lift"].items()
+        segment: {name: Interval.from_json(found) for name, found in metrics.items()}
+        for segment, metrics in told["lift"].items()
     }
-    users = result["counts"]["test_users_all"]
-    return decides(Verdict(result["verdict"]), lift, users=users)
+    users = told["test_users"]["all"] if cuts > 1 else result["counts"]["test_users_all"]
+    return decides(Verdict(result["verdict"]), lift, users=users, cuts=cuts)
 
 
 def told_of_lifts(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the run keeps: verdict, better way, and the lifts of NDCG behind them, by segment."""
+    told, _ = _read_for_verdict(result)
     return {
         "verdict": result["verdict"],
         "better_way": result["better_way"],
         "ndcg_lift": {
-            name: {segment: ndcg_of(metrics) for segment, metrics in result[lift].items()}
+            name: {segment: ndcg_of(metrics) for segment, metrics in told[lift].items()}
             for name, lift in _LIFTS_KEPT.items()
         },
     }
+
+
+def _read_for_verdict(result: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """What holds the lifts that the verdict was read off, and over how many cuts."""
+    origins = result.get("origins")
+    return (result, 1) if origins is None else (origins["pooled"], len(origins["rows"]))
 
 
 def _of_recency(arms: Mapping[str, ArmResult], baselines: Mapping[str, ArmResult]) -> list[str]:

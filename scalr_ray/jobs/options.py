@@ -37,7 +37,7 @@ _KIND = click.option(
     "--translator", "kind", type=_KINDS, help="Kind; default: translator.kind of scalr.yaml."
 )
 _VERSION = click.option("--translator", metavar="VERSION", help="Default: the newest.")
-_BATCH = click.argument("batch", required=False)
+_BATCHES = click.argument("batches", nargs=-1, metavar="[BATCH]...")
 _START = click.option("--from", "start", required=True, metavar="TIME", help="The first origin.")
 _END = click.option("--to", "end", required=True, metavar="TIME", help="No origin lies after it.")
 _EVERY = click.option(
@@ -61,7 +61,7 @@ STAGES: Mapping[str, Sequence[Option]] = {
     "train": (_AS_OF, _KIND),
     "generate": (_VERSION,),
     "backfill": (_START, _END, _EVERY, _KIND),
-    "evaluate": (_BATCH, _OUT, _DECIDE),
+    "evaluate": (_BATCHES, _OUT, _DECIDE),
 }
 
 

@@ -6,6 +6,7 @@ A report is asked for by its run and never by a path, so that no asker leads out
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -15,18 +16,29 @@ from training.report import HTML_NAME
 
 MOST_BYTES = 32 * 1024**2
 _READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe must not be waited for
-_VERB, _BATCH, _FOLDER = "evaluate", "batch", "report"
+_VERB, _BATCH, _BATCHES, _FOLDER = "evaluate", "batch", "batches", "report"
 
 
-def told_of_report(batch_id: str, out: Path) -> dict[str, Any]:
-    """What the run of an evaluation keeps of it: the batch, and the folder of its report."""
-    return {_BATCH: batch_id, _FOLDER: str(out.resolve())}
+def told_of_report(batch_ids: Sequence[str], out: Path) -> dict[str, Any]:
+    """What the run of an evaluation keeps of it: batches, and the folder of its report.
+
+    Args:
+        batch_ids: at least one, the newest first; where there are several, all are kept beside it.
+        out: the folder.
+    """
+    several = {_BATCHES: list(batch_ids)} if len(batch_ids) > 1 else {}
+    return {_BATCH: batch_ids[0], **several, _FOLDER: str(out.resolve())}
 
 
 def evaluations_of(ledger: Ledger, batch: BatchRecord) -> list[RunRecord]:
-    """The runs that measured a batch, newest first."""
+    """The runs that measured a batch, alone or among others, newest first."""
     runs = ledger.runs(limit=None, verb=_VERB)
-    return [run for run in runs if run.metrics.get(_BATCH) == batch.batch_id]
+    return [
+        run
+        for run in runs
+        if run.metrics.get(_BATCH) == batch.batch_id
+        or batch.batch_id in run.metrics.get(_BATCHES, ())
+    ]
 
 
 def has_report(run: RunRecord) -> bool:

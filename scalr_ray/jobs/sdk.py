@@ -159,12 +159,25 @@ class Scalr(Upkeep):
             every=backfilling.parse_every(every),
         )
 
-    def evaluate(
-        self, out: str | Path, batch_id: str | None = None, command: str = ""
-    ) -> dict[str, Any]:
-        """Measure a batch on outcomes after its cut and write the report into `out`."""
+    def evaluate(self, out: str | Path, *batch_ids: str, command: str = "") -> dict[str, Any]:
+        """Measure batches on outcomes after their cuts and write the report into `out`.
+
+        Of several batches, say those of a backfill, each is measured on what came up to the cut of
+        the next, and the verdict is that of all of them.
+
+        Args:
+            out: folder of `report.html` and `report.json`.
+            batch_ids: one or more, in any order; none takes the newest.
+            command: what the user called, for the report.
+
+        Returns:
+            The content of `report.json`.
+
+        Raises:
+            UsageError: there is no such batch, two have one cut, or nobody can be tested.
+        """
         return evaluating.evaluate(
-            self._workspace, out=Path(out), batch_id=batch_id, command=command
+            self._workspace, out=Path(out), batch_ids=batch_ids, command=command
         )
 
     def runs(self, limit: int = 50) -> list[RunRecord]:

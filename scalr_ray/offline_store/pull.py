@@ -65,16 +65,28 @@ def pull_events(store: FeatureStore, view: str, *, as_of: datetime) -> pa.Table:
     )
 
 
-def pull_outcomes(store: FeatureStore, view: str, *, start: datetime) -> pa.Table:
-    """The events from `start` on, whenever they became known: what a prediction is held against.
+def pull_outcomes(
+    store: FeatureStore, view: str, *, start: datetime, end: datetime | None = None
+) -> pa.Table:
+    """The events of a time, whenever they became known: what a prediction is held against.
+
+    Args:
+        store: an opened feature store.
+        view: name of a feature view of events.
+        start: the first instant.
+        end: the events end before it; None takes all that came.
 
     Raises:
         DataError: the view, or an event in it, is synthetic.
         UsageError: the view is not registered.
     """
+    # All that came: an event that was moved by a correction is in the time of its last version.
     pulled = _event_set(store, view, end=_END_OF_TIME, known=False)
-    cut = pa.scalar(start, pulled.schema.field(EVENT_TIMESTAMP).type)
-    return pulled.filter(pc.greater_equal(pulled[EVENT_TIMESTAMP], cut))
+    kind = pulled.schema.field(EVENT_TIMESTAMP).type
+    later = pc.greater_equal(pulled[EVENT_TIMESTAMP], pa.scalar(start, kind))
+    if end is not None:
+        later = pc.and_(later, pc.less(pulled[EVENT_TIMESTAMP], pa.scalar(end, kind)))
+    return pulled.filter(later)
 
 
 def pull_features(

@@ -198,7 +198,7 @@ def test_new_films_are_proposed_to_those_who_love_their_kind(shop: Shop):
 
 def test_a_batch_with_new_films_is_measured_on_those_that_can_be_ranked(shop: Shop, tmp_path: Path):
     with closing(opened(shop.repo)) as workspace:
-        report = evaluate(workspace, out=tmp_path / "report", batch_id=shop.batch_id)
+        report = evaluate(workspace, out=tmp_path / "report", batch_ids=[shop.batch_id])
     assert report["published"] is True
     assert report["rankers"].keys() == {"translator", "prior"}
     assert sum(report["popularity"]["synthetic"]) == sum(

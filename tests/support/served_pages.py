@@ -86,7 +86,7 @@ def shown_repo(folder: Path, database_url: str | None = None) -> Path:
         with ledger.running("evaluate", settings_told, settings, 0) as run:
             out = folder / "report"
             write_report(out, {"verdict": "helps", "sentence": "It helps."})
-            run.metrics.update(told_of_report("b1", out), verdict="helps")
+            run.metrics.update(told_of_report(["b1"], out), verdict="helps")
     return repo
 
 

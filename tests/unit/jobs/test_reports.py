@@ -40,13 +40,13 @@ def folder_fixture(tmp_path: Path) -> Path:
 
 
 def test_a_report_is_found_by_its_run(ran: Recording, folder: Path):
-    run = ran(**told_of_report("b1", folder))
+    run = ran(**told_of_report(["b1"], folder))
     assert has_report(run)
     assert read_report(run) == b"<h1>It helps</h1>"
 
 
 def test_a_run_without_one_has_none(ran: Recording, folder: Path):
-    told = told_of_report("b1", folder)
+    told = told_of_report(["b1"], folder)
     for run in (ran(), ran("train", **told), ran(report=7), ran(report=None)):
         assert not has_report(run)
         assert read_report(run) is None
@@ -60,7 +60,7 @@ def test_a_place_where_none_lies_gives_none(ran: Recording, place: str):
 def test_links_folders_pipes_and_huge_files_are_no_reports(
     ran: Recording, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run = ran(**told_of_report("b1", folder))
+    run = ran(**told_of_report(["b1"], folder))
     monkeypatch.setattr(reports, "MOST_BYTES", 3)
     assert read_report(run) is None
     monkeypatch.undo()
@@ -94,5 +94,7 @@ def test_the_evaluations_of_a_batch_are_found_newest_first(
     batch = ledger.add_batch(
         batch_id="b1", run_id=run.run_id, translator_version="t1", as_of=run.started_at, rows=1
     )
-    made = [ran(**told_of_report(name, folder)).run_id for name in ("b1", "b2", "b1")]
-    assert [found.run_id for found in evaluations_of(ledger, batch)] == [made[2], made[0]]
+    measured = (["b1"], ["b2"], ["b1"], ["b3", "b2", "b1"], ["b3", "b2"])
+    made = [ran(**told_of_report(names, folder)).run_id for names in measured]
+    found = [run.run_id for run in evaluations_of(ledger, batch)]
+    assert found == [made[3], made[2], made[0]]

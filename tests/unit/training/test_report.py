@@ -8,11 +8,11 @@ import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from report_pages import Page, written
 
 from scalr_ray.core.errors import UsageError
 from training.report import write_report
@@ -123,53 +123,6 @@ def result():
         "command": "scalr demo --seed 7",
         "config_fingerprint": "ab" * 32,
     }
-
-
-class Page(HTMLParser):
-    """Parses a page and refuses markup that is not well nested."""
-
-    VOID = frozenset({"meta", "br", "img", "link", "input", "hr"})
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(source)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        return [attrs for tag, attrs in self.tags if tag == name]
-
-
-def written(out: Path, result) -> tuple[dict, Page]:
-    json_path, html_path = write_report(out, result)
-    assert (json_path, html_path) == (out / "report.json", out / "report.html")
-
-    def refuse(name):
-        raise AssertionError(f"{name} is not JSON")
-
-    data = json.loads(json_path.read_text(encoding="utf-8"), parse_constant=refuse)
-    return data, Page(html_path.read_text(encoding="utf-8"))
 
 
 def test_the_json_holds_the_result_sorted_and_indented(tmp_path, result):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from scalr_ray.core.errors import UnderpoweredError
 from training.lift import ArmResult, Interval, Verdict, judge, paired_lift
-from training.verdict import MIN_USERS, Reading, decides, read
+from training.verdict import MAX_WIDTH, MIN_USERS, Reading, decides, read
 
 GAIN = Interval(estimate=0.2, low=0.1, high=0.3)
 LOSS = Interval(estimate=-0.2, low=-0.3, high=-0.1)
@@ -179,3 +181,35 @@ def test_asked_to_decide_it_says_yes_or_no_or_that_it_cannot():
         decides(Verdict.CANNOT_TELL, narrow, users=20)
     with pytest.raises(UnderpoweredError, match="tell nothing"):
         decides(Verdict.CANNOT_TELL, {"all": {"ndcg_at_20": UNDEFINED}}, users=3)
+
+
+def cuts_that_would_do(cuts, width):
+    wide = {
+        "all": {"ndcg_at_20": Interval(estimate=0.1, low=0.1 - width / 2, high=0.1 + width / 2)}
+    }
+    with pytest.raises(UnderpoweredError, match=f"{cuts} cuts cannot decide") as told:
+        decides(Verdict.CANNOT_TELL, wide, users=1000, cuts=cuts)
+    return int(
+        re.search(r"about ([\d,]+) like them would do", told.value.message)[1].replace(",", "")
+    )
+
+
+@pytest.mark.parametrize("cuts", [2, 3, 8])
+@pytest.mark.parametrize("width", [0.6, 1.0, 4.0])
+def test_over_several_cuts_it_says_how_many_would_narrow_the_interval_enough(cuts, width):
+    needed = cuts_that_would_do(cuts, width)
+
+    def width_of(number):
+        reach = (stats.t.ppf(0.975, each - 1) / math.sqrt(each) for each in (number, cuts))
+        return width * next(reach) / next(reach)
+
+    assert width_of(needed) <= MAX_WIDTH
+    assert needed == cuts + 1 or width_of(needed - 1) > MAX_WIDTH
+
+
+def test_over_several_cuts_it_answers_at_once_however_wide_the_interval_is():
+    assert cuts_that_would_do(5, 1e5) > 1e9
+    assert cuts_that_would_do(5, 0.4) == 6
+    too_few = {"all": {"ndcg_at_20": NOTHING}}
+    with pytest.raises(UnderpoweredError, match="about 50 would do"):
+        decides(Verdict.CANNOT_TELL, too_few, users=20, cuts=3)

@@ -7,10 +7,11 @@ before has changed nothing, and so has a commit that the database itself refused
 from __future__ import annotations
 
 import re
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.exc import DBAPIError
 
 from scalr_ray.core.errors import (
@@ -52,6 +53,26 @@ _NO_ANSWERS: tuple[tuple[re.Pattern[str], type[ScalrError], str], ...] = (
         "there is no database at {url}; create it",
     ),
 )
+
+
+class SentCommits:
+    """Whether a commit was sent through an engine, for each thread by itself."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._thread = threading.local()
+        event.listen(engine, "commit", self._note)
+
+    def forget(self) -> None:
+        """Only what this thread sends from now on counts."""
+        self._thread.sent = False
+
+    @property
+    def any(self) -> bool:
+        """Whether this thread has sent one since it last forgot."""
+        return getattr(self._thread, "sent", False)
+
+    def _note(self, _connection: object) -> None:
+        self._thread.sent = True
 
 
 def database_error(what: str, url: str, error: DBAPIError, *, sent: bool) -> ScalrError | None:

@@ -9,7 +9,6 @@ sent has changed nothing.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,11 +17,11 @@ from typing import TypeVar
 import pyarrow as pa
 from pyiceberg.exceptions import CommitFailedException, CommitStateUnknownException
 from pyiceberg.table import Table
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from scalr_ray.core.clock import from_micros
-from scalr_ray.core.databases import state_unknown
+from scalr_ray.core.databases import SentCommits, state_unknown
 from scalr_ray.core.errors import RetryLater
 from scalr_ray.lake.troubles import catalog_error, file_error
 
@@ -38,8 +37,7 @@ class Committer:
 
     def __init__(self, engine: Engine) -> None:
         self._url = engine.url.set(query={}).render_as_string(hide_password=True)
-        self._thread = threading.local()
-        event.listen(engine, "commit", self._note_sent)
+        self._sent = SentCommits(engine)
 
     def commit(self, what: str, attempt: Callable[[], Result]) -> Result:
         """Call `attempt` until it commits.
@@ -72,18 +70,15 @@ class Committer:
     @contextmanager
     def errors(self, what: str) -> Iterator[None]:
         """Turn what the catalog and storage raise in the block into errors of ours."""
-        self._thread.sent = False
+        self._sent.forget()
         try:
             yield
         except CommitStateUnknownException as error:
             raise state_unknown(what) from error
         except DBAPIError as error:
-            raise catalog_error(what, self._url, error, sent=self._thread.sent) from error
+            raise catalog_error(what, self._url, error, sent=self._sent.any) from error
         except (OSError, pa.ArrowException) as error:
             raise file_error(what, error) from error
-
-    def _note_sent(self, _connection: object) -> None:
-        self._thread.sent = True
 
 
 def refuse_clock_behind(what: str, table: Table) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from feast_config import feast_config
 from iceberg_tables import SALES, append, create, open_store, sales, source, view
 
 from scalr_ray.core.config import IdTypes
-from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
+from scalr_ray.core.errors import DataError, RetryLater, UsageError
 from scalr_ray.core.events import TIMESTAMP
 from scalr_ray.core.layout import Layout
 
@@ -267,24 +268,20 @@ def test_a_table_that_keeps_changing_is_left_for_later(tmp_path, monkeypatch) ->
     assert stored(tmp_path)["amount"].to_pylist() == [100, 101]
 
 
-def test_a_locked_catalog_is_for_later_and_a_lost_answer_is_said(tmp_path, monkeypatch) -> None:
-    from pyiceberg.catalog.sql import SqlCatalog
-    from sqlalchemy.exc import OperationalError
-
+def test_a_locked_catalog_is_for_later(tmp_path) -> None:
     create(tmp_path)
+    impatient = {"uri": f"sqlite:///{tmp_path / 'lake.db'}?timeout=0.1"}
+    with closing(sqlite3.connect(tmp_path / "lake.db")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RetryLater, match=r"write to .*'sales_source'.* is busy; try again"):
+            write(tmp_path, batch(), catalog_properties=impatient)
+    write(tmp_path, batch(), catalog_properties=impatient)
+    assert (stored(tmp_path).num_rows, commits(tmp_path)) == (3, 1)
 
-    def fail(reason: str) -> None:
-        def commit_table(*_: Any) -> None:
-            raise OperationalError("COMMIT", {}, sqlite3.OperationalError(reason))
 
-        monkeypatch.setattr(SqlCatalog, "commit_table", commit_table)
-
-    fail("database is locked")
-    with pytest.raises(RetryLater, match="catalog is busy; write again"):
-        write(tmp_path, batch())
-    fail("server closed the connection unexpectedly")
-    with pytest.raises(StateUnknown, match="write the same rows again, which adds them once"):
-        write(tmp_path, batch())
-    monkeypatch.undo()
-    write(tmp_path, batch())
-    assert stored(tmp_path).num_rows == 3
+def test_a_catalog_file_that_may_only_be_read_is_said_to_be(tmp_path) -> None:
+    create(tmp_path)
+    reading = {"uri": f"sqlite:///file:{tmp_path / 'lake.db'}?mode=ro&uri=true"}
+    with pytest.raises(UsageError, match="may not be written; mend the permissions"):
+        write(tmp_path, batch(), catalog_properties=reading)
+    assert commits(tmp_path) == 0

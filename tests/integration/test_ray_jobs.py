@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from losing_proxy import losing_proxy
 from marks import OPENS_FEAST
@@ -47,8 +48,11 @@ def log():
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory, log: pa.Table) -> Path:
+    return new_repo(tmp_path_factory.mktemp("jobs"), log)
+
+
+def new_repo(folder: Path, log: pa.Table) -> Path:
     """Definitions, and their data elsewhere, so that a copy of the definitions will do."""
-    folder = tmp_path_factory.mktemp("jobs")
     more = {
         name: (DEFINITIONS / name).read_text(encoding="utf-8").replace(ours, f"{ours[:-4]}{theirs}")
         for name, ours, theirs in (
@@ -166,6 +170,30 @@ def test_a_translator_is_trained_drawn_from_and_measured_by_jobs(head, repo, log
     told = json.loads((report / "report.json").read_text(encoding="utf-8"))
     assert (told["batch_id"], told["published"]) == (batch.batch_id, False)
     assert (report / "report.html").stat().st_size > 10_000
+
+
+def test_what_a_backfill_publishes_as_a_job_it_publishes_at_every_origin(head, log, tmp_path):
+    repo = new_repo(tmp_path, log)  # whatever other tests publish would count as done
+    origins = [middle_of(log), middle_of(log) + 20 * DAY]
+    window = ["--from", f"{origins[0]:%Y-%m-%d}", "--to", f"{origins[1]:%Y-%m-%d}"]
+    code, out, err = scalr(head, repo, "--json", "submit", "backfill", *window, "--every", "20d")
+    assert code == 0, err
+    state = json.loads(out)
+    assert (state["status"], state["metadata"]["stage"]) == ("SUCCEEDED", "backfill")
+    told = json.loads(err[err.index("[\n") : err.rindex("]") + 1])
+    assert [datetime.fromisoformat(origin["as_of"]) for origin in told] == origins
+    with Scalr(repo, SETTINGS) as sdk:
+        ledger, rows = sdk._workspace.ledger, sdk._workspace.lake.read()
+        published = {batch.batch_id: batch for batch in ledger.batches(BatchState.PUBLISHED)}
+    for origin in told:
+        assert origin["verdict"] == "published"
+        batch = published.pop(origin["batch_id"])
+        assert batch.translator_version == origin["translator"]
+        drawn = rows.filter(pc.equal(rows["batch_id"], batch.batch_id))
+        assert drawn.num_rows == origin["events"] == batch.rows > 0
+        assert pc.unique(drawn["train_cutoff"]).to_pylist() == [batch.as_of]
+    assert published == {}
+    assert_whole(repo)
 
 
 def test_the_exit_code_of_a_job_is_that_of_submit(head, repo):

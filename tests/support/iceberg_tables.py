@@ -1,4 +1,7 @@
-"""A Feast repository with an Iceberg table `shop.sales` in a SQLite catalog, and a view over it."""
+"""A Feast repository with an Iceberg table `shop.sales`, and a view over it.
+
+Its catalog is of SQLite where no URI is given.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +48,11 @@ def ask(store: Any, *shops: str | None, feature: str = "sales:amount") -> list[A
 
 
 @contextmanager
-def catalog(repo: Path) -> Iterator[Any]:
+def catalog(repo: Path, uri: str | None = None) -> Iterator[Any]:
     from pyiceberg.catalog.sql import SqlCatalog
 
-    opened = SqlCatalog("lake", uri=f"sqlite:///{repo / 'lake.db'}", warehouse=str(repo / "lake"))
+    uri = uri or f"sqlite:///{repo / 'lake.db'}"
+    opened = SqlCatalog("lake", uri=uri, warehouse=str(repo / "lake"))
     try:
         yield opened
     finally:
@@ -56,14 +60,16 @@ def catalog(repo: Path) -> Iterator[Any]:
 
 
 @contextmanager
-def sales(repo: Path) -> Iterator[Any]:
+def sales(repo: Path, uri: str | None = None) -> Iterator[Any]:
     """The table, as it is now."""
-    with catalog(repo) as opened:
+    with catalog(repo, uri) as opened:
         yield opened.load_table("shop.sales")
 
 
-def create(repo: Path, schema: pa.Schema = SALES, **options: Any) -> None:
-    with catalog(repo) as opened:
+def create(
+    repo: Path, schema: pa.Schema = SALES, *, uri: str | None = None, **options: Any
+) -> None:
+    with catalog(repo, uri) as opened:
         opened.create_namespace_if_not_exists("shop")
         opened.create_table("shop.sales", schema=schema, **options)
 

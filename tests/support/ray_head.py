@@ -22,6 +22,7 @@ _PROGRAMS = Path(sys.executable).parent
 _STORE_BYTES = 200 * 2**20
 _START_WITHIN_S = 240
 _END_WITHIN_S = 3
+_GONE_WITHIN_S = 30
 _CALL_WITHIN_S = 400
 
 
@@ -67,7 +68,7 @@ def ray_head(cpus: int = 2) -> Iterator[RayHead]:
         token = Path(short) / "token"
         token.touch(mode=0o600)
         token.write_text(secrets.token_hex(32), encoding="utf-8")
-        gcs, url, client = (f"127.0.0.1:{port}" for port in _free_ports(3))
+        gcs, url, client = (f"127.0.0.1:{port}" for port in free_ports(3))
         environment = {
             **os.environ,
             "PATH": os.pathsep.join([str(_PROGRAMS), os.environ["PATH"]]),
@@ -99,12 +100,17 @@ def ray_head(cpus: int = 2) -> Iterator[RayHead]:
             _wait_for(head, process, Path(short) / "head.log")
             yield head
         finally:
-            _end(process)
+            end_ray(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ray by itself takes half a minute once Ray Data has worked there."""
-    started = psutil.Process(process.pid).children(recursive=True)
+def end_ray(process: subprocess.Popen[bytes]) -> None:
+    """End a `ray start --block` and what it started.
+
+    Ray by itself takes half a minute once Ray Data has worked there.
+    """
+    started: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):  # it ended by itself, and them
+        started = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(_END_WITHIN_S)
@@ -113,9 +119,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             each.kill()
     process.kill()
     process.wait()
+    psutil.wait_procs(started, timeout=_GONE_WITHIN_S)  # they write into the folder
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback, each another, on which nobody listens."""
     sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))

@@ -27,13 +27,19 @@ from pyiceberg.exceptions import (
 )
 from pyiceberg.table import TableProperties
 from pyiceberg.table.snapshots import ancestors_of
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
+from scalr_ray.core.databases import SentCommits, database_error
 from scalr_ray.core.errors import DataError, RetryLater, StateUnknown, UsageError
 from scalr_ray.core.events import LINEAGE_COLUMNS
 from scalr_ray.offline_store.entity_rows import is_text
 from scalr_ray.offline_store.parts import rows_fingerprint
-from scalr_ray.offline_store.sources.iceberg_table import arrow_schema, open_table, pinned_snapshot
+from scalr_ray.offline_store.sources.iceberg_table import (
+    arrow_schema,
+    catalog_url,
+    open_table,
+    pinned_snapshot,
+)
 from scalr_ray.offline_store.sources.reading import Access, label
 
 WRITE_KEY = "scalr.write-key"
@@ -64,8 +70,9 @@ def append_to_iceberg(
     Raises:
         DataError: a column is missing, unknown, or holds what the table cannot hold exactly.
         UsageError: the table is not there, is pinned, holds synthetic events, or is partitioned in
-            a way that takes more packages.
-        RetryLater: others kept committing first, or the database stayed locked.
+            a way that takes more packages, or its catalog may not be written.
+        RetryLater: others kept committing first, or the database stayed locked or was lost before
+            the commit was sent; nothing has changed.
         StateUnknown: the answer to the commit was lost.
     """
     if (pin := pinned_snapshot(source, access)) is not None:
@@ -86,12 +93,18 @@ def append_to_iceberg(
             )
         batch = _fit(rows, arrow_schema(table.schema()), needed, original, view)
         if batch.num_rows:
-            _commit(table, batch, label(source))
+            _commit(table, batch, label(source), catalog_url(source))
 
 
-def _commit(table: Any, batch: pa.Table, name: str) -> None:  # noqa: ANN401 - no types published
-    key = rows_fingerprint(batch)
+def _commit(
+    table: Any,  # noqa: ANN401 - no types published
+    batch: pa.Table,
+    name: str,
+    url: str,
+) -> None:
+    key, sent = rows_fingerprint(batch), SentCommits(table.catalog.engine)
     for pause_s in _PAUSES_S:
+        sent.forget()
         try:
             table.refresh()
             if key in _write_keys(table):
@@ -102,16 +115,25 @@ def _commit(table: Any, batch: pa.Table, name: str) -> None:  # noqa: ANN401 - n
             time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
         except NotInstalledError as error:
             raise UsageError(f"{name}: {error}") from error
-        except (CommitStateUnknownException, OperationalError) as error:
-            if "locked" in str(getattr(error, "orig", "")):
-                raise RetryLater(f"{name}: its catalog is busy; write again") from error
-            raise StateUnknown(
-                f"{name}: the answer to the commit was lost; write the same rows again, which "
-                "adds them once"
+        except CommitStateUnknownException as error:
+            raise _unknown(name) from error
+        except DBAPIError as error:
+            told = database_error(f"write to {name}", url, error, sent=sent.any)
+            if isinstance(told, StateUnknown):
+                raise _unknown(name) from error
+            raise told or DataError(
+                f"{name}: its catalog cannot be written: {error.orig}"
             ) from error
         else:
             return
     raise RetryLater(f"{name}: other writers kept committing first; write again")
+
+
+def _unknown(name: str) -> StateUnknown:
+    return StateUnknown(
+        f"{name}: the answer to the commit was lost; write the same rows again, which adds them "
+        "once"
+    )
 
 
 def _write_keys(table: Any) -> set[str]:  # noqa: ANN401 - no types published

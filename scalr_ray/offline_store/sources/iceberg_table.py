@@ -56,6 +56,12 @@ def open_table(source: IcebergSource) -> Iterator[Any]:
         catalog.close()
 
 
+def catalog_url(source: IcebergSource) -> str:
+    """Where the catalog of `source` is, for messages: without a password."""
+    parsed = make_url(source.catalog_properties.get("uri", source.endpoint))
+    return parsed.set(query={}).render_as_string(hide_password=True)
+
+
 def pinned_snapshot(source: IcebergSource, access: Access) -> int | None:
     """The snapshot that `source` shall be read at; None for the newest.
 
@@ -123,7 +129,7 @@ def _catalog_of(source: IcebergSource) -> Iterator[None]:
         yield
     except DBAPIError as error:
         told = database_error(
-            f"read the catalog of {label(source)}", _catalog_url(source), error, sent=False
+            f"read the catalog of {label(source)}", catalog_url(source), error, sent=False
         )
         raise told or _unreadable(source, error.orig) from error
     except SQLAlchemyError as error:
@@ -135,9 +141,3 @@ def _catalog_of(source: IcebergSource) -> Iterator[None]:
 
 def _unreadable(source: IcebergSource, reason: object) -> DataError:
     return DataError(f"{label(source)}: its catalog cannot be read: {reason}")
-
-
-def _catalog_url(source: IcebergSource) -> str:
-    """Where its catalog is, for messages: without a password."""
-    parsed = make_url(source.catalog_properties.get("uri", source.endpoint))
-    return parsed.set(query={}).render_as_string(hide_password=True)

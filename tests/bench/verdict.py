@@ -83,7 +83,7 @@ from training.models import Interactions, Popularity, PopularityConfig, Ranker, 
 GRID = Grid(shrinkages=(0.01, 0.1, 1.0, 5.0), alphas=(0.15, 0.3, 0.6, 1.0))
 SCHEMA = synthetic_event_schema("int64", "int64")
 WEIGHTS = (0.0, 0.03, 0.1, 0.3)
-PRIOR_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+PRIOR_WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.4, 1.0)
 WINDOW_DAYS, BACKGROUND = 90, 0.01
 K = 20
 BOOTSTRAP = 1000

@@ -18,7 +18,7 @@ from scalr_ray.cli.session import Session, pass_session
 from scalr_ray.cli.tables import new_table, print_table
 from scalr_ray.core.plain import plain
 from scalr_ray.jobs import options
-from scalr_ray.jobs.calls import EXIT_INTERRUPTED, quiet
+from scalr_ray.jobs.calls import EXIT_INTERRUPTED, are_json, quiet, say_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -176,22 +176,24 @@ def _follow(head: Head, job_id: str) -> JobState:
     try:
         return head.follow(job_id, lambda text: click.echo(text, nl=False, err=True))
     except KeyboardInterrupt:
-        click.echo(
-            f"\nscalr: the job goes on; `scalr jobs logs {job_id} --follow` follows it again, "
+        if not are_json():
+            click.echo(err=True)  # behind what the terminal shows of Ctrl-C
+        say_last(
+            f"the job goes on; `scalr jobs logs {job_id} --follow` follows it again, "
             f"`scalr jobs stop {job_id}` stops it",
-            err=True,
+            EXIT_INTERRUPTED,
         )
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _end_as(state: JobState) -> None:
     """End this process as a job has ended."""
-    if state.exit_code in (None, 0):
+    if state.exit_code is None or state.exit_code == 0:
         return
     said = f"was stopped; {_STOPPED}"
     if state.status != "STOPPED":
         said = f"failed: {state.why}"
-    click.echo(f"scalr: {state.job_id} {said}", err=True)
+    say_last(f"{state.job_id} {said}", state.exit_code)
     raise SystemExit(state.exit_code)
 
 

@@ -6,6 +6,7 @@
 | `run`, `stage` | the id of the run in the ledger, and its verb; once there is one |
 | `rank` | of a worker of Ray Train |
 | `error` | the traceback, where there is one |
+| `exit_code` | of a call that failed, in its last line |
 
 Whatever else is told, say `seconds`, stands beside them. What the libraries log joins from errors
 on, or with `-v`.
@@ -110,6 +111,20 @@ def telling(**known: object) -> Iterator[None]:
         yield
     finally:
         _where.reset(token)
+
+
+def last_line(message: str, *, error: BaseException | None = None, **known: object) -> str:
+    """How a call ended, as a line of JSON, whoever logs by then.
+
+    Args:
+        message: what it came to.
+        error: whose traceback is told.
+        known: what else the line tells.
+    """
+    exc_info = None if error is None else (type(error), error, error.__traceback__)
+    record = logging.LogRecord("scalr", logging.ERROR, "", 0, message, None, exc_info)
+    setattr(record, _FIELDS, known)
+    return JsonFormatter().format(record)
 
 
 def fields(**known: object) -> dict[str, Mapping[str, object]]:

@@ -21,6 +21,7 @@ from scalr_ray.ingest import (
 from scalr_ray.jobs import open_lineage
 from scalr_ray.jobs.metrics import record_rows
 from scalr_ray.jobs.workspace import Workspace
+from scalr_ray.offline_store.feature_store import close_feature_store
 from scalr_ray.offline_store.pull import Registered, apply_definitions, registered
 
 _SNAPSHOT_DAYS = 30
@@ -92,8 +93,9 @@ def apply(workspace: Workspace) -> Registered:
     _ = workspace.lake  # opening makes the table, which must be there when Feast looks at it
     with workspace.run("apply"):
         with workspace.progress.stage("Register the definitions (feast apply)"):
+            _ = workspace.store.registry  # of whose database Feast's command says less
             apply_definitions(workspace.repo)
-        workspace.__dict__.pop("store", None)
+        close_feature_store(workspace.__dict__.pop("store"))  # it knows what was before
         names = registered(workspace.store)
     views = ", ".join(f"{name} ({features} features)" for name, features in names.feature_views)
     workspace.progress.note(f"entities: {', '.join(names.entities)}")

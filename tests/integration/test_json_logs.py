@@ -46,6 +46,8 @@ def test_a_run_is_told_in_lines_of_json_and_so_is_how_it_failed(tmp_path):
     assert "Take b1 out of the table" in [line["message"] for line in told]
     code, out, err = call(repo, "retire", "b2")
     assert (code, out) == (2, "")
-    (failed,) = [json.loads(line) for line in err[:-1]]
+    failed, last = [json.loads(line) for line in err]
     assert (failed["level"], failed["code"]) == ("error", "usage")
-    assert err[-1] == f"scalr: {failed['message']}"
+    assert (last["level"], last["message"]) == ("error", failed["message"])
+    assert (last["exit_code"], last["code"]) == (2, "usage")
+    assert "run" not in last  # it is over

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Callable
 
 import click
 import pytest
@@ -18,6 +20,7 @@ from scalr_ray.core.errors import (
     UsageError,
 )
 from scalr_ray.jobs.calls import exit_code_of
+from scalr_ray.jobs.progress import Progress
 
 VERBS = ("import", "apply", "train", "tune", "generate", "gate", "publish", "run", "evaluate")
 VERBS += ("backfill", "runs", "demo", "doctor", "recover", "retire", "erase", "gc", "lineage")
@@ -118,6 +121,41 @@ def test_a_bug_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError):
         exit_code_of(broken)
+
+
+def _raise(error: BaseException) -> Callable[[], None]:
+    def raising() -> None:
+        raise error
+
+    return raising
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "exit_code"),
+    [
+        (RetryLater("first line,\n  second line"), "first line, second line", 4),
+        (
+            click.UsageError("No such option: --x"),
+            "No such option: --x; `scalr --help` says more",
+            2,
+        ),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (ZeroDivisionError(), "a bug: it ended with an error of Python", 1),
+    ],
+)
+def test_where_logs_are_json_the_last_line_is_too(error, message, exit_code, monkeypatch, capsys):
+    monkeypatch.setenv("SCALR_LOG", "json")
+    assert exit_code_of(_raise(error)) == exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["level"], told["message"], told["exit_code"]) == ("error", message, exit_code)
+    assert ("ZeroDivisionError" in told.get("error", "")) == (exit_code == 1)
+
+
+def test_logs_of_a_kind_that_is_not_known_are_refused_in_a_plain_line(monkeypatch, capsys):
+    monkeypatch.setenv("SCALR_LOG", "xml")
+    assert exit_code_of(Progress) == 2
+    assert capsys.readouterr().err.startswith("scalr: SCALR_LOG=xml is not known")
 
 
 @pytest.mark.parametrize(("stop", "code"), [(SystemExit(2), 2), (SystemExit("why"), 1)])

@@ -44,26 +44,43 @@ NEURAL = ("two-tower", "sequential", "dcn")
 def settings_of(model: str, as_of: datetime, given: Sequence[str]) -> Any:  # noqa: ANN401 - of `model`
     """The settings of a ranker: `name=value` each, values as JSON or as plain text.
 
+    Those of the popularity in its scores are called `prior.name`.
+
     Raises:
         UsageError: there is no such setting, or its value has no meaning.
     """
     module, _, name = RANKERS[model]
     settings = getattr(import_module(f"training.models.{module}"), name)
+    own = {field.name for field in fields(settings)} - {"prior", "as_of"}
+    of_prior = {field.name for field in fields(PopularityConfig)} - {"as_of"}
     values: dict[str, Any] = {}
+    prior: dict[str, Any] = {}
     for text in given:
         key, _, value = text.partition("=")
-        if key not in {field.name for field in fields(settings)} - {"prior", "as_of"}:
+        if key in own:
+            values[key] = _value(value)
+        elif settings is not PopularityConfig and key.removeprefix("prior.") in of_prior - {key}:
+            prior[key.removeprefix("prior.")] = _value(value)
+        else:
             raise UsageError(f"the ranker {model!r} has no setting {key!r}")
-        try:
-            values[key] = json.loads(value)
-        except json.JSONDecodeError:
-            values[key] = value
     try:
         if settings is PopularityConfig:
             return PopularityConfig(as_of=as_of, **values)
-        return settings(prior=PopularityConfig(as_of=as_of), **values)
-    except TypeError as error:
+        return settings(prior=PopularityConfig(as_of=as_of, **prior), **values)
+    except (TypeError, ValueError) as error:
         raise UsageError(f"a setting of the ranker {model!r} has no meaning: {error}") from error
+
+
+def _value(text: str) -> Any:  # noqa: ANN401 - what JSON can say
+    """JSON, its lists as tuples; what is no JSON is text."""
+    try:
+        return _frozen(json.loads(text))
+    except json.JSONDecodeError:
+        return text
+
+
+def _frozen(value: Any) -> Any:  # noqa: ANN401 - likewise
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def new_ranker(model: str, settings: object, *given: object) -> Ranker:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ from ranker_cases import random_pairs
 from ray_processes import kill_one
 from ray_training import training_workers
 
+from scalr_ray.core.clock import parse_time
+from training.models import IALSConfig, PopularityConfig
 from training.models.state import State
-from training.train import main
+from training.train import main, settings_of
 
 pytestmark = [
     pytest.mark.ray,
@@ -103,11 +106,25 @@ def test_the_others_train_in_one_process(rows, model):
     assert trained(rows, model=model).kind == model
 
 
+def test_how_far_popularity_looks_back_can_be_set():
+    cut = parse_time(CUT, "cut")
+    ials = settings_of("ials", cut, ["prior.mix=[[7, 0.5], [null, 0.5]]", "prior_weight=0.2"])
+    mixed = PopularityConfig(as_of=cut, mix=((7, 0.5), (None, 0.5)))
+    assert ials == IALSConfig(prior=mixed, prior_weight=0.2)
+    assert settings_of("popularity", cut, ["window_days=14"]) == replace(
+        mixed, mix=(), window_days=14
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "line"),
     [
         (["--model", "trees", "--workers", "2"], "trains in one process"),
         (["--model", "two-tower", "--set", "depth=3"], "has no setting 'depth'"),
+        (["--model", "ials", "--set", "window_days=14"], "has no setting 'window_days'"),
+        (["--model", "ials", "--set", "prior.as_of=now"], "has no setting 'prior.as_of'"),
+        (["--model", "ials", "--set", "prior.mix=[[7, 1.0]]"], "(None, weight), all time, last"),
+        (["--model", "ials", "--set", "prior.mix=[7]"], "has no meaning"),
         (["--model", "two-tower", "--synthetic", "tail"], "synthetic is 'tail'"),
         (["--model", "two-tower", "--set", "epochs=many"], "has no meaning"),
         (["--model", "dwarf"], "dwarf"),

@@ -130,8 +130,9 @@ def trainer_config(
 def best_prior_weight(events: TrainingEvents, test: Holdout, cut: datetime, mix: PriorMix) -> float:
     """How much the prior weighs in the scores of the downstream model, by real events alone.
 
-    Too little of it, and real only is a weak model that anything improves on. All arms have the
-    weight under which the outcomes are likeliest after a training on the real events.
+    Too little of it, and real only is a weak model that anything improves on. All arms of an
+    evaluation have the weight under which the outcomes of the validation window are likeliest after
+    a training on real events.
 
     Args:
         events: what was visible as of the cut.

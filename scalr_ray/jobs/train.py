@@ -82,7 +82,7 @@ def train(
         progress.note(describe_calibration(fitted.calibration))
         with progress.stage("Settle the downstream model by real events alone"):
             prior_weight = best_prior_weight(stage.visible, stage.test, cut, fitted.prior)
-        trial = _trial(workspace, stage, fitted, prior_weight) if fitted.transfers else None
+        trial = _trial(workspace, stage, fitted) if fitted.transfers else None
         data = data_fingerprint(events)
         kind = fitted.translator.kind
         version = f"{kind}-{fingerprint([config.fingerprint, data, as_of, cut], 16)}"
@@ -175,14 +175,13 @@ def describe_calibration(calibration: Calibration) -> str:
     )
 
 
-def _trial(workspace: Workspace, stage: Stage, fitted: Fitted, prior_weight: float) -> Trial:
+def _trial(workspace: Workspace, stage: Stage, fitted: Fitted) -> Trial:
     title = "Try the events on a downstream model, on the validation window"
     with workspace.progress.stage(title, total=trainings(workspace.config)) as advance:
         trial = run_trial(
             stage,
             fitted.on_stage,
             workspace.config,
-            prior_weight=prior_weight,
             around=_surroundings_then(workspace, stage, fitted),
             thin=thin_to_budget(workspace.config, stage.events, stage.cutoff),
             features=workspace.features_for(fitted.translator.kind, "user_id"),

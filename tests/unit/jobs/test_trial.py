@@ -206,9 +206,7 @@ def try_out(
     stage = Stage.of(events.as_of(end).compact(), validation_cut=start, cutoff=end, seed=0)
     translator = translator_as_of(stage.visible, start, strength=STRENGTH, mix=MIX)
     around = Surroundings.none(translator)
-    found = run_trial(
-        stage, translator, config, prior_weight=0.05, advance=steps.append, around=around
-    )
+    found = run_trial(stage, translator, config, advance=steps.append, around=around)
     return found, steps
 
 

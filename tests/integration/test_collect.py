@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from opened_repos import repo_fixture, scalr_fixture, workspace_fixture  # noqa: F401 - fixtures
 from quick_repos import add_batch, files_below, quick_repo, reachable, rows_of, workspace_of
 
 from scalr_ray import Scalr
@@ -23,17 +23,6 @@ LONG, SHORT = timedelta(days=40), timedelta(hours=30)
 SNAPSHOTS, ORPHANS = "snapshots", "files of the lake that nothing names"
 REJECTED = "staged files of rejected batches"
 WORK = "unfinished work and files half written"
-
-
-@pytest.fixture
-def scalr(tmp_path: Path, database_url: str) -> Iterator[Scalr]:
-    with Scalr(quick_repo(tmp_path, database_url)) as opened:
-        yield opened
-
-
-@pytest.fixture
-def workspace(scalr: Scalr) -> Workspace:
-    return workspace_of(scalr)
 
 
 def later(by: timedelta) -> datetime:

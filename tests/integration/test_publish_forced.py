@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 from killing import killed_at_step
 from lake_rows import SCHEMA, event
+from opened_repos import scalr_fixture, workspace_fixture  # noqa: F401 - fixtures
 from quick_repos import USER, add_batch, holding, quick_repo, workspace_of
 
 from scalr_ray import Scalr
@@ -37,17 +37,6 @@ SAID = f"{WHY} (against trial_gain: {GAIN.detail}; trial_harm: {HARM.detail})"
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     return quick_repo(tmp_path)
-
-
-@pytest.fixture
-def scalr(repo: Path) -> Iterator[Scalr]:
-    with Scalr(repo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def workspace(scalr: Scalr) -> Workspace:
-    return workspace_of(scalr)
 
 
 def refuse(workspace: Workspace, batch_id: str, *failed: Finding) -> None:

@@ -13,6 +13,7 @@ import pytest
 from kept_repos import KeptRepo, keeping
 from killing import killed_at_step
 from lake_rows import NOON
+from opened_repos import repo_fixture, scalr_fixture, workspace_fixture  # noqa: F401 - fixtures
 from quick_repos import (
     USER,
     add_batch,
@@ -33,23 +34,6 @@ from scalr_ray.ledger.owners import Owner
 
 if TYPE_CHECKING:
     from postgres_server import Database
-
-
-@pytest.fixture
-def repo(tmp_path: Path, database_url: str) -> Path:
-    """A repository whose database is of SQLite, then of PostgreSQL."""
-    return quick_repo(tmp_path, database_url)
-
-
-@pytest.fixture
-def scalr(repo: Path) -> Iterator[Scalr]:
-    with Scalr(repo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def workspace(scalr: Scalr) -> Workspace:
-    return workspace_of(scalr)
 
 
 def recovered(scalr: Scalr) -> list[Repair]:

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from quick_repos import add_batch, files_below, quick_repo, rows_of, workspace_of
+from opened_repos import repo_fixture, scalr_fixture, workspace_fixture  # noqa: F401 - fixtures
+from quick_repos import add_batch, files_below, rows_of
 
-from scalr_ray import Scalr
 from scalr_ray.cli.main import main
 from scalr_ray.core.errors import UsageError
 from scalr_ray.jobs.workspace import Workspace
 from scalr_ray.ledger import BatchState
-
-
-@pytest.fixture
-def repo(tmp_path: Path, database_url: str) -> Path:
-    return quick_repo(tmp_path, database_url)
-
-
-@pytest.fixture
-def scalr(repo: Path) -> Iterator[Scalr]:
-    with Scalr(repo) as opened:
-        yield opened
-
-
-@pytest.fixture
-def workspace(scalr: Scalr) -> Workspace:
-    return workspace_of(scalr)
 
 
 def held_by(workspace: Workspace, name: str, *batch_ids: str) -> None:

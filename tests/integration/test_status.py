@@ -17,6 +17,7 @@ import psutil
 import pytest
 from commands import call_scalr
 from lake_rows import NOON
+from opened_repos import repo_fixture  # noqa: F401 - the fixture `repo`
 from planted_logs import bytes_below
 from quick_repos import add_batch, add_events, quick_repo
 from sqlalchemy import create_engine, inspect
@@ -31,11 +32,6 @@ from scalr_ray.ledger import BatchState, Finding
 from scalr_ray.ledger.owners import Owner
 
 ONE_SECOND = 1.0
-
-
-@pytest.fixture
-def repo(tmp_path: Path, database_url: str) -> Path:
-    return quick_repo(tmp_path, database_url)
 
 
 def opened(repo: Path) -> closing[Workspace]:

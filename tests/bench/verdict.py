@@ -1,11 +1,13 @@
 """What the events are worth to several trainers, against a placebo and against mass alone.
 
-    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--kind chosen]
+    python -m tests.bench.verdict --data FOLDER [--seeds 2] [--only food] [--kind neural]
 
-For each direction a translator of one `--kind`, over the popularity of 90 days, draws events as of
-the test cut, as `scalr run` does by default: sampled, for the users without target history. With
-`--kind chosen` both kinds are fitted, and each trainer gets the one under whose best weight its
-likelihood on the validation window is greater. With `--windows-back 1` both cuts stand one window
+For each direction translators draw events as of the test cut, as `scalr run` does by default:
+sampled, for the users without target history. Both kinds are fitted, and each trainer gets the one
+under whose best weight its likelihood on the validation window is greater; `--kind` names one.
+Translators and trainers have the same prior, whose look-backs real events weigh on the validation
+window, or the popularity of 90 days with `--prior "90 days"`; how much it weighs in the scores of
+a trainer is what suits its real-only arm there. With `--windows-back 1` both cuts stand one window
 earlier, and nothing after that test is seen. Each trainer then learns from
 
 - the real events alone,
@@ -432,8 +434,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--kind", choices=(*FITTED, "chosen"), default="frequency")
-    parser.add_argument("--prior", choices=tuple(PRIORS), default="90 days")
+    parser.add_argument("--kind", choices=(*FITTED, "chosen"), default="chosen")
+    parser.add_argument("--prior", choices=tuple(PRIORS), default="fitted")
     parser.add_argument("--windows-back", type=int, choices=range(len(CUTS) - 1), default=0)
     parser.add_argument("--only", help="a target domain; default: all four directions")
     parser.add_argument("--trainers", default=None, help=f"of {'; '.join(TRAINERS)}; by ';'")

@@ -228,18 +228,13 @@ def test_asked_to_decide_it_answers_by_exit_code(filled: Filled):
         assert last.startswith("scalr: ")
 
 
-def test_the_job_takes_several_batches_too_and_two_cuts_seldom_decide(
-    filled: Filled, tmp_path: Path, capsys
-):
+def test_the_job_takes_several_batches_too(filled: Filled, tmp_path: Path):
     given = [f"--set={setting}" for setting in QUICK]
     names = filled.batch_ids[1:]
     code = job(["--repo", str(filled.repo), *given, "--out", str(tmp_path), *names, "--decide"])
-    *_, said = capsys.readouterr().err.splitlines()
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["origins"]["rows"] == filled.report["origins"]["rows"][1:]
-    assert code == CODES[report["verdict"]] == 2
-    assert "2 cuts cannot decide: of all users' NDCG no lift below" in said
-    assert "like them would do: give more batches" in said
+    assert code == CODES[report["verdict"]]
 
 
 def test_what_cannot_be_asked_is_told_in_one_line(filled: Filled, tmp_path: Path):

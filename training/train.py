@@ -44,7 +44,7 @@ NEURAL = ("two-tower", "sequential", "dcn")
 def settings_of(model: str, as_of: datetime, given: Sequence[str]) -> Any:  # noqa: ANN401 - of `model`
     """The settings of a ranker: `name=value` each, values as JSON or as plain text.
 
-    Those of the popularity in its scores are called `prior.name`.
+    Those of the popularity in its scores have "prior." before their name.
 
     Raises:
         UsageError: there is no such setting, or its value has no meaning.

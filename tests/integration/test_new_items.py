@@ -57,6 +57,7 @@ films_v1 = FeatureService(name="shop_films_v1", features=[films])
 NEURAL = (
     *SETTINGS,
     "generation.per_user=20",
+    "prior.window_days=90",  # a shop without fads: what is told apart here is evidence
     "translator.kind=neural",
     "translator.neural.item_features=shop_films_v1",
     "translator.neural.workers=0",

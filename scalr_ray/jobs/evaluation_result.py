@@ -218,11 +218,13 @@ def _of_recency(arms: Mapping[str, ArmResult], baselines: Mapping[str, ArmResult
     reached = float(arms["synthetic"].ndcg.mean())
     if strongest <= reached:
         return []
-    window = best.removeprefix("popularity_").replace("_", " ")
+    window = best.removeprefix("popularity_")
+    longest = window == "all_time"
     caution = (
-        f"Popularity alone ({window}) ranks better, NDCG {strongest:.4f}, than the downstream "
-        f"model with synthetic events, {reached:.4f}. Recency, not cross-domain data, is the first "
-        "thing to mend here: set prior.window_days and train again."
+        f"Popularity alone ({window.replace('_', ' ')}) ranks better, NDCG {strongest:.4f}, than "
+        f"the downstream model with synthetic events, {reached:.4f}. Recency, not cross-domain "
+        "data, is the first thing to mend here: train again with "
+        f"{'a longer prior.window_days' if longest else f'prior.window_days={window[:-1]}'}."
     )
     return [caution]
 

@@ -6,11 +6,13 @@ model is trained on real events alone, with the synthetic events and with a plac
 the events is chosen here, by `weight_rule.py`; the outcomes after the test cut are never looked at.
 
 The trial is decided by likelihood, not by NDCG: each arm's scores become probabilities at the
-temperature and the weight of the prior that suit it best, the latter from a few that leave the
-factors a say, and what counts is the log-probability of the events that followed. On windows of
-1,300 users of two real logs it agreed with the later test in every arm (z of 4 to 6
-where the test had 10), while NDCG@20 on the same window had the sign wrong in one of them: the top
-20 of a popularity list are a lottery over 20 items.
+temperature and the weight of the prior that suit it best, and what counts is the log-probability of
+the events that followed. Small weights alone are tried: under the one that suits real events best,
+which the evaluation takes, the likelihood hardly moves where the ranking does. On windows of 1,300
+users of two real logs, over a prior of 90 days, it agreed with the later test in every arm (z of 4
+to 6 where the test had 10), while NDCG@20 on the same window had the sign wrong in one of them: the
+top 20 of a popularity list are a lottery over 20 items. Over a prior at its best it agreed on three
+directions of four.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ from scalr_ray.translator import FeaturesAsOf, Translator
 from training.models import IALS, IALSConfig
 
 _Z_95 = 1.959964
-_PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
+_SMALL_PRIOR_WEIGHTS = (0.02, 0.05, 0.1)
 _LEAST_USERS = 50
 _HIDDEN_SHARES = (0.1, 0.5)
 
@@ -335,7 +337,8 @@ class _Bench:
         model.fit(code_rows(table, self.events), seed=0)
         self.advance(1)
         tried = [
-            best_likelihood(model.with_prior_weight(weight), self.test) for weight in _PRIOR_WEIGHTS
+            best_likelihood(model.with_prior_weight(weight), self.test)
+            for weight in _SMALL_PRIOR_WEIGHTS
         ]
         return max(tried, key=lambda likelihood: float(likelihood.mean()))
 

@@ -55,15 +55,17 @@ def start(ledger: Ledger, verb: str = "train") -> str:
 
 def add_translator(ledger: Ledger, version: str = "t1", **changes: object) -> TranslatorRecord:
     values: dict[str, object] = {
-        "run_id": start(ledger),
         "kind": "frequency",
         "train_cutoff": CUT,
         "config_fingerprint": "c",
         "data_fingerprint": "d",
         "metrics": {"ndcg_at_20": 0.25},
         "path": "/translators/t1",
+        **changes,
     }
-    return ledger.add_translator(version=version, **{**values, **changes})
+    if "run_id" not in values:
+        values["run_id"] = start(ledger)
+    return ledger.add_translator(version=version, **values)
 
 
 def add_batch(ledger: Ledger, batch_id: str = "b1", **changes: object) -> BatchRecord:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from feast_config import use_database
 from lake_rows import NOON, event
+from ledger_suite import add_translator
 
 from scalr_ray import Scalr
 from scalr_ray.core.config import IdTypes
@@ -153,16 +154,7 @@ def record_batches(layout: Layout, why: str = "", **states: BatchState) -> None:
     steps = [BatchState.STAGED, BatchState.ACCEPTED, BatchState.PUBLISHED, BatchState.RETIRED]
     with Ledger(layout.database_url) as ledger:
         with ledger.running("generate", {}, "c", 0) as run:
-            ledger.add_translator(
-                version="v1",
-                run_id=run.run_id,
-                kind="frequency",
-                train_cutoff=NOON,
-                config_fingerprint="c",
-                data_fingerprint="d",
-                metrics={},
-                path="translators/v1",
-            )
+            add_translator(ledger, "v1", run_id=run.run_id, train_cutoff=NOON)
             for batch_id in states:
                 ledger.add_batch(
                     batch_id=batch_id,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from ledger_suite import add_translator
 
 from scalr_ray.core.errors import UsageError
 from scalr_ray.ledger import BatchState, Ledger
@@ -26,16 +27,7 @@ def add_batch(
     **seen: datetime,
 ) -> str:
     run = ledger.start_run("run", {}, "f", 1).run_id
-    ledger.add_translator(
-        version="t1",
-        run_id=run,
-        kind="frequency",
-        train_cutoff=CUT,
-        config_fingerprint="c",
-        data_fingerprint="d",
-        metrics={},
-        path="/t1",
-    )
+    add_translator(ledger, run_id=run)
     ledger.add_batch(batch_id=batch_id, run_id=run, translator_version="t1", as_of=as_of, rows=1)
     at = BatchState.STAGED
     for to in (ACCEPTED, PUBLISHED):

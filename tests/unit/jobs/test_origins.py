@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from ledger_suite import add_batch, add_translator
 
 from scalr_ray.core.errors import TooLittleData, UsageError
 from scalr_ray.jobs.origins import Asked, _codes, asked_of, batches_of, refuse_fewer_than_two
@@ -21,25 +22,9 @@ WEEK = timedelta(days=7)
 def ledger_fixture(tmp_path: Path) -> Iterator[Ledger]:
     """Batches b0 to b3, a week apart, recorded in no order, and `twin` of the cut of b1."""
     with Ledger(f"sqlite:///{tmp_path / 'scalr.db'}") as ledger:
-        with ledger.running("generate", {}, "f", 0) as run:
-            ledger.add_translator(
-                version="t",
-                run_id=run.run_id,
-                kind="frequency",
-                train_cutoff=CUT,
-                config_fingerprint="c",
-                data_fingerprint="d",
-                metrics={},
-                path="/t",
-            )
-            for name, weeks in (("b2", 2), ("b0", 0), ("b3", 3), ("twin", 1), ("b1", 1)):
-                ledger.add_batch(
-                    batch_id=name,
-                    run_id=run.run_id,
-                    translator_version="t",
-                    as_of=CUT + weeks * WEEK,
-                    rows=1,
-                )
+        add_translator(ledger)
+        for name, weeks in (("b2", 2), ("b0", 0), ("b3", 3), ("twin", 1), ("b1", 1)):
+            add_batch(ledger, name, as_of=CUT + weeks * WEEK)
         yield ledger
 
 

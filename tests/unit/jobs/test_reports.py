@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_suite import add_translator
 
 from scalr_ray.jobs import reports
 from scalr_ray.jobs.reports import evaluations_of, has_report, read_report, told_of_report
@@ -81,16 +82,7 @@ def test_the_evaluations_of_a_batch_are_found_newest_first(
     ledger: Ledger, ran: Recording, folder: Path
 ):
     run = ran("generate")
-    ledger.add_translator(
-        version="t1",
-        run_id=run.run_id,
-        kind="frequency",
-        train_cutoff=run.started_at,
-        config_fingerprint="c",
-        data_fingerprint="d",
-        metrics={},
-        path="/t1",
-    )
+    add_translator(ledger, run_id=run.run_id)
     batch = ledger.add_batch(
         batch_id="b1", run_id=run.run_id, translator_version="t1", as_of=run.started_at, rows=1
     )

@@ -159,6 +159,18 @@ def test_a_shorter_window_that_ranks_better_is_a_caution():
     assert "0.2000" in caution
 
 
+@pytest.mark.parametrize(
+    ("best", "mended"),
+    [
+        ("popularity_14d", "train again with prior.window_days=14."),
+        ("popularity_all_time", "train again with a longer prior.window_days."),
+    ],
+)
+def test_the_caution_says_which_look_back_to_train_with(best, mended):
+    (caution,) = _of_recency({"synthetic": arm(0.1)}, {best: arm(0.2)})
+    assert caution.endswith(mended)
+
+
 def test_popularity_that_ranks_no_better_is_none():
     baselines = {"popularity_14d": arm(0.2), "popularity_all_time": arm(0.1)}
     assert _of_recency({"synthetic": arm(0.2)}, baselines) == []
